@@ -1,0 +1,2 @@
+//! cohortd
+pub mod worker;

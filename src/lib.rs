@@ -1,2 +1,4 @@
 //! cohortd
+pub mod config;
+pub mod listen;
 pub mod worker;

@@ -1,0 +1,296 @@
+//! Sockets to listen on: those that systemd handed over, by name, or our own.
+//!
+//! [`Inherited::take`] belongs at the very start of `main`, before any thread: it reads the
+//! environment and takes every descriptor, so that no worker inherits one. All sockets here are
+//! non-blocking and close-on-exec.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use crate::config::Listen;
+
+/// `FileDescriptorName=` of an app's public sockets.
+pub const FD_NAME: &str = "listen";
+
+/// As long as the kernel allows (`net.core.somaxconn`, 4096 by default): connections wait here
+/// while workers start.
+const BACKLOG: i32 = 4096;
+
+/// What could not be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// A socket of our own could not be opened.
+    #[error("can't listen on {on}: {source}{hint}", hint = hint(source))]
+    Bind {
+        /// The `listen` entry.
+        on: Listen,
+        /// Why not.
+        source: io::Error,
+    },
+    /// systemd handed over something else than a listening stream socket.
+    #[error(
+        "descriptor {index} that was handed over (name \"{name}\") is no listening stream socket: {source}"
+    )]
+    Inherited {
+        /// Its place, counted from 0.
+        index: usize,
+        /// Its `FileDescriptorName=`.
+        name: String,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => " (another program has it: `ss -ltnp` tells which)",
+        io::ErrorKind::PermissionDenied => {
+            " (ports below 1024 need systemd's socket, or net.ipv4.ip_unprivileged_port_start)"
+        }
+        _ => "",
+    }
+}
+
+/// A listening stream socket of either family.
+#[derive(Debug)]
+pub enum Socket {
+    /// TCP.
+    Tcp(TcpListener),
+    /// Unix; a path that we bound ourselves is removed in the end.
+    Unix(UnixListener, Option<OwnPath>),
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Socket::Tcp(socket) => socket.as_fd(),
+            Socket::Unix(socket, _) => socket.as_fd(),
+        }
+    }
+}
+
+impl Socket {
+    /// The TCP address; `None` for a Unix socket.
+    pub fn tcp_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Socket::Tcp(socket) => socket.local_addr().ok(),
+            Socket::Unix(..) => None,
+        }
+    }
+
+    fn is(&self, on: &Listen) -> bool {
+        match (self, on) {
+            (Socket::Tcp(_), Listen::Port(port)) => {
+                self.tcp_addr().is_some_and(|a| a.port() == *port && a.ip().is_unspecified())
+            }
+            (Socket::Tcp(_), Listen::Addr(addr)) => self.tcp_addr() == Some(*addr),
+            (Socket::Unix(socket, _), Listen::Path(path)) => {
+                socket.local_addr().is_ok_and(|a| a.as_pathname() == Some(path))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Socket::Tcp(socket) => match socket.local_addr() {
+                Ok(addr) if addr.ip().is_unspecified() => write!(f, "{}", addr.port()),
+                Ok(addr) => write!(f, "{addr}"),
+                Err(e) => write!(f, "tcp ({e})"),
+            },
+            Socket::Unix(socket, _) => match socket.local_addr() {
+                Ok(addr) => match addr.as_pathname() {
+                    Some(path) => write!(f, "{}", path.display()),
+                    None => f.write_str("unix (no path)"),
+                },
+                Err(e) => write!(f, "unix ({e})"),
+            },
+        }
+    }
+}
+
+/// A socket's path that is removed with it.
+#[derive(Debug)]
+pub struct OwnPath(PathBuf);
+
+impl Drop for OwnPath {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// What systemd handed over: `LISTEN_FDS`, with `LISTEN_FDNAMES`. The order differs between
+/// systemd versions, so only names and addresses say which socket is which.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    sockets: Vec<Socket>,
+}
+
+impl Inherited {
+    /// Takes all of it. Call this before any thread is started.
+    ///
+    /// # Errors
+    /// A descriptor that is no listening stream socket. Names that are not ours to listen on are
+    /// closed, with a warning.
+    pub fn take() -> Result<Inherited, ListenError> {
+        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let mut names = names.split(':');
+        let mut fds = listenfd::ListenFd::from_env();
+        let mut sockets = Vec::new();
+        for index in 0..fds.len() {
+            let name = names.next().unwrap_or_default();
+            let socket = take_one(&mut fds, index).map_err(|source| ListenError::Inherited {
+                index,
+                name: name.to_owned(),
+                source,
+            })?;
+            // Without FileDescriptorName= the name is the socket unit's.
+            if name == FD_NAME || name.ends_with(".socket") || name.is_empty() || name == "unknown"
+            {
+                sockets.push(socket);
+            } else {
+                tracing::warn!(name, "a socket was handed over that nothing here asks for; closed");
+            }
+        }
+        Ok(Inherited { sockets })
+    }
+}
+
+fn take_one(fds: &mut listenfd::ListenFd, index: usize) -> io::Result<Socket> {
+    let socket = match fds.take_tcp_listener(index) {
+        Ok(Some(socket)) => Socket::Tcp(socket),
+        _ => match fds.take_unix_listener(index)? {
+            Some(socket) => Socket::Unix(socket, None),
+            None => return Err(io::ErrorKind::NotFound.into()),
+        },
+    };
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    Ok(socket)
+}
+
+/// The app's listening sockets: systemd's if it handed any over, else our own.
+///
+/// What systemd holds is what is served, also where it differs from `listen` (an admin's
+/// `systemctl edit`): each difference is logged.
+///
+/// # Errors
+/// An address that can't be bound.
+pub fn open(listen: &[Listen], inherited: Inherited) -> Result<Vec<Socket>, ListenError> {
+    if inherited.sockets.is_empty() {
+        return listen.iter().map(|on| bind(on)).collect();
+    }
+    let mut sockets = inherited.sockets;
+    // `listen({fd: 3})` in a worker means the first entry of `listen`.
+    sockets.sort_by_key(|s| listen.iter().position(|on| s.is(on)).unwrap_or(usize::MAX));
+    for on in listen.iter().filter(|on| !sockets.iter().any(|s| s.is(on))) {
+        tracing::warn!(%on, "listen has an entry that systemd's socket unit has not; not served");
+    }
+    for socket in sockets.iter().filter(|s| !listen.iter().any(|on| s.is(on))) {
+        tracing::info!(on = %socket, "systemd's socket unit has an address that listen has not; served");
+    }
+    Ok(sockets)
+}
+
+fn bind(on: &Listen) -> Result<Socket, ListenError> {
+    let bound = match on {
+        Listen::Port(port) => tcp(None, *port, false, BACKLOG).map(Socket::Tcp),
+        Listen::Addr(addr) => tcp(Some(addr.ip()), addr.port(), true, BACKLOG).map(Socket::Tcp),
+        Listen::Path(path) => {
+            remove_stale(path);
+            unix(path, BACKLOG)
+        }
+    };
+    bound.map_err(|source| ListenError::Bind { on: on.clone(), source })
+}
+
+/// A listening TCP socket; no address means every one, IPv6 with IPv4 where there is IPv6.
+///
+/// # Errors
+/// The kernel's.
+pub fn tcp(
+    address: Option<IpAddr>,
+    port: u16,
+    v6only: bool,
+    backlog: i32,
+) -> io::Result<TcpListener> {
+    let open = |ip: IpAddr, v6only: bool| -> io::Result<TcpListener> {
+        let socket = stream_or_datagram(ip, SocketType::STREAM, v6only)?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        rustix::net::bind(&socket, &SocketAddr::new(ip, port))?;
+        rustix::net::listen(&socket, backlog)?;
+        Ok(socket.into())
+    };
+    match address {
+        Some(ip) => open(ip, v6only),
+        None => match open(Ipv6Addr::UNSPECIFIED.into(), v6only) {
+            Err(e) if no_ipv6(&e) => open(Ipv4Addr::UNSPECIFIED.into(), false),
+            other => other,
+        },
+    }
+}
+
+/// A bound UDP socket, as `dgram` would have bound it.
+///
+/// # Errors
+/// The kernel's.
+pub fn udp(
+    address: Option<IpAddr>,
+    port: u16,
+    v6: bool,
+    v6only: bool,
+    reuse: bool,
+) -> io::Result<UdpSocket> {
+    let any = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let ip: IpAddr = address.unwrap_or(any);
+    let socket = stream_or_datagram(ip, SocketType::DGRAM, v6only)?;
+    if reuse {
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+    }
+    rustix::net::bind(&socket, &SocketAddr::new(ip, port))?;
+    Ok(socket.into())
+}
+
+/// A listening Unix socket, whose path is removed when it is dropped.
+///
+/// # Errors
+/// The kernel's; a path that exists is `EADDRINUSE`, as for Node.
+pub fn unix(path: &Path, backlog: i32) -> io::Result<Socket> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::bind(&socket, &rustix::net::SocketAddrUnix::new(path)?)?;
+    let own = OwnPath(path.to_owned());
+    rustix::net::listen(&socket, backlog)?;
+    Ok(Socket::Unix(socket.into(), Some(own)))
+}
+
+fn stream_or_datagram(ip: IpAddr, kind: SocketType, v6only: bool) -> io::Result<OwnedFd> {
+    let family = if ip.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, kind, flags, None)?;
+    if ip.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, v6only)?;
+    }
+    Ok(socket)
+}
+
+fn no_ipv6(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
+}
+
+/// A path that nobody accepts on is what a killed process left.
+fn remove_stale(path: &Path) {
+    let refused = std::os::unix::net::UnixStream::connect(path)
+        .is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+    if refused {
+        let _ = std::fs::remove_file(path);
+    }
+}

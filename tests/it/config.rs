@@ -1,0 +1,82 @@
+//! The configuration's errors, word for word, and what good files mean.
+//!
+//! `tests/config/bad/NAME.toml` has its message in `NAME.expected`; `BLESS=1` writes them anew, to
+//! be read before they are committed.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use cohortd::config::{Balance, Config, Listen, RestartPolicy, StopMethod};
+
+#[test]
+fn every_mistake_has_its_message() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/bad");
+    let mut seen = 0;
+    for entry in fs::read_dir(folder).expect("the folder of bad files") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_none_or(|e| e != "toml") {
+            continue;
+        }
+        let source = fs::read_to_string(&path).expect("readable");
+        let name = Path::new(path.file_name().expect("a name"));
+        let error = Config::parse(name, &source).expect_err(&format!("{name:?} is wrong"));
+        let said = format!("{error}\n");
+        let expected = path.with_extension("expected");
+        if std::env::var_os("BLESS").is_some() {
+            fs::write(&expected, &said).expect("writable");
+        }
+        let wanted = fs::read_to_string(&expected).unwrap_or_default();
+        assert_eq!(said, wanted, "\n{} said:\n{said}", path.display());
+        seen += 1;
+    }
+    assert!(seen > 40, "only {seen} files found");
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = Config::load(Path::new("/nonexistent/shop.toml")).expect_err("is missing");
+    assert_eq!(
+        error.to_string(),
+        "/nonexistent/shop.toml: can't be read: No such file or directory (os error 2)"
+    );
+}
+
+#[test]
+fn the_smallest_file_has_the_documented_defaults() {
+    let config = good("smallest");
+    assert_eq!(config.app, "smallest");
+    assert_eq!(config.listen, [Listen::Port(8080)]);
+    assert_eq!(config.workers, std::thread::available_parallelism().map_or(1, usize::from));
+    assert!(config.directory.ends_with("tests/config/good"), "the file's folder");
+    assert_eq!(config.ready_timeout, Duration::from_secs(30));
+    assert_eq!(config.stop.method, [StopMethod::Signal(15)]);
+    assert_eq!(config.profile, "cluster");
+    assert!(config.route.sticky);
+}
+
+#[test]
+fn every_key_reaches_its_place() {
+    let config = good("whole");
+    assert_eq!(config.exec[1], "--enable-source-maps");
+    assert_eq!(config.directory, Path::new("/srv/myapp/current"));
+    assert_eq!(config.listen.len(), 4);
+    assert_eq!(config.workers, 4);
+    assert_eq!(config.ready_timeout, Duration::from_secs(10));
+    assert_eq!(config.stop.method, [StopMethod::Message("shutdown".into()), StopMethod::Signal(2)]);
+    assert_eq!(config.stop.drain, Duration::from_secs(20));
+    assert_eq!(config.restart.policy, RestartPolicy::OnFailure);
+    assert_eq!(config.restart.backoff.0, Duration::from_millis(250));
+    assert_eq!(config.restart.stop_on_exit, [0, 42]);
+    assert_eq!(config.route.balance, Balance::RoundRobin);
+    assert_eq!(config.route.trusted.len(), 3);
+    assert_eq!(config.limits.head_size, 16 << 10);
+    assert_eq!(config.env["NODE_ENV"], "staging", "the profile's over the plain one");
+    assert_eq!(config.env["REGION"], "eu");
+    assert_eq!(config.profile, "staging");
+}
+
+fn good(name: &str) -> Config {
+    let file = format!("{}/tests/config/good/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+    Config::load(Path::new(&file)).unwrap_or_else(|e| panic!("{e}"))
+}

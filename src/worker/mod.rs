@@ -1,2 +1,195 @@
-//! workers
+//! Worker processes: how they are started, talked to, and proven ready.
+
+pub mod channel;
+pub mod probe;
+pub mod spawn;
 pub mod wire;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use channel::{Channel, ChannelError, Reader};
+use wire::cluster::{HandleReply, HandleType, Message, SockName, StickyConnection, WithHandle};
+use wire::{Incoming, Value};
+
+/// A worker's number: `NODE_UNIQUE_ID`, `cluster.worker.id`. Counted from 1, never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerId(pub u64);
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A running worker, as everybody else sees it: something to send to.
+#[derive(Debug)]
+pub struct Worker {
+    /// Its number.
+    pub id: WorkerId,
+    /// Its place.
+    pub slot: usize,
+    /// Its process, as of its start; only for people to read.
+    pub pid: u32,
+    channel: Channel,
+    seq: AtomicU64,
+    /// Connections that the worker has been given and has not said yes or no to.
+    offered: Mutex<HashMap<u64, oneshot::Sender<bool>>>,
+}
+
+impl Worker {
+    /// Puts the pieces together.
+    pub fn new(id: WorkerId, slot: usize, pid: u32, channel: Channel) -> Worker {
+        Worker { id, slot, pid, channel, seq: AtomicU64::new(0), offered: Mutex::default() }
+    }
+
+    /// Gives a connection to the worker's server known by `key`.
+    ///
+    /// # Errors
+    /// The worker refused it (it is closing, or has `maxConnections`) or is gone: the connection,
+    /// of which nothing has been read.
+    pub async fn give_to_server(&self, key: &str, connection: OwnedFd) -> Result<(), OwnedFd> {
+        let seq = self.next_seq();
+        let (answer, answered) = oneshot::channel();
+        self.offers().insert(seq, answer);
+        let message = WithHandle::new(HandleType::Native, Message::newconn(seq, key));
+        let given = self.give(&message, connection).await;
+        let result = match given {
+            Ok(connection) => match answered.await {
+                Ok(true) => Ok(()),
+                Ok(false) | Err(_) => Err(connection),
+            },
+            Err(connection) => Err(connection),
+        };
+        self.offers().remove(&seq);
+        result
+    }
+
+    /// Gives a connection to @socket.io/sticky in the worker.
+    ///
+    /// # Errors
+    /// The worker is gone: the connection, of which nothing has been read.
+    pub async fn give_to_sticky(&self, connection: OwnedFd) -> Result<(), OwnedFd> {
+        let message = WithHandle::new(HandleType::Socket, StickyConnection::new());
+        self.give(&message, connection).await.map(drop)
+    }
+
+    async fn give<M: Serialize>(&self, message: &M, fd: OwnedFd) -> Result<OwnedFd, OwnedFd> {
+        let frame = self.encode(message);
+        let delivered = self.channel.send_handle(frame, fd).await;
+        if delivered.arrived { Ok(delivered.fd) } else { Err(delivered.fd) }
+    }
+
+    /// Answers `queryServer`: connections will be given to the server.
+    pub fn serve(&self, ack: u64, key: &str, data: &Value, name: Option<&SockName>) {
+        self.send(&Message::serve(self.next_seq(), ack, key, data, name));
+    }
+
+    /// Answers `queryServer` with the socket itself.
+    ///
+    /// # Errors
+    /// The worker is gone.
+    pub async fn share(
+        &self,
+        ack: u64,
+        key: &str,
+        data: &Value,
+        kind: HandleType,
+        socket: OwnedFd,
+    ) -> Result<(), OwnedFd> {
+        let message = Message::share(self.next_seq(), ack, key, data);
+        self.give(&WithHandle::new(kind, message), socket).await.map(drop)
+    }
+
+    /// Answers `queryServer` with an error of the kernel.
+    pub fn refuse(&self, ack: u64, key: &str, errno: i32) {
+        self.send(&Message::refuse(self.next_seq(), ack, key, errno));
+    }
+
+    /// Answers with nothing more than that it was heard.
+    pub fn acknowledge(&self, ack: u64) {
+        self.send(&Message::ack(self.next_seq(), ack));
+    }
+
+    /// Sends a message.
+    pub fn send<M: Serialize>(&self, message: &M) {
+        self.send_frame(self.encode(message));
+    }
+
+    /// Sends a whole frame of this worker's framing.
+    pub fn send_frame(&self, frame: Bytes) {
+        self.channel.send(frame);
+    }
+
+    /// The framing of this worker.
+    pub fn framing(&self) -> wire::Framing {
+        self.channel.framing()
+    }
+
+    /// Ends the channel, upon which a Node worker exits.
+    pub fn hang_up(&self) {
+        self.channel.close();
+        self.offers().clear();
+    }
+
+    /// Writes what is sent to the worker, until the channel ends.
+    pub async fn write(&self) {
+        self.channel.write().await;
+    }
+
+    /// Reads what the worker sends until the channel ends, and hands on what is not about
+    /// descriptors.
+    ///
+    /// # Errors
+    /// The worker broke the protocol, or did not read; it can't be talked to any more.
+    pub async fn read(
+        &self,
+        mut on: impl FnMut(&Incoming<'_>, &Bytes),
+    ) -> Result<(), ChannelError> {
+        let mut reader = Reader::new(self.channel.framing());
+        let ended = loop {
+            let frame = match reader.next(&self.channel).await {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            };
+            let Ok(keys) = wire::look(self.channel.framing(), &frame) else {
+                on(&Incoming::App, &frame);
+                continue;
+            };
+            match wire::classify(&keys) {
+                Incoming::HandleArrived => self.channel.acknowledged(true),
+                Incoming::HandleMissing => self.channel.acknowledged(false),
+                Incoming::Handle => self.send(&HandleReply::new(true)),
+                Incoming::Reply { seq, accepted } => {
+                    if let Some(answer) = self.offers().remove(&seq) {
+                        let _ = answer.send(accepted); // its asker may have given up
+                    }
+                }
+                message => on(&message, &frame),
+            }
+        };
+        self.hang_up();
+        ended
+    }
+
+    fn encode<M: Serialize>(&self, message: &M) -> Bytes {
+        let frame = self.channel.framing().encode(message);
+        frame.expect("every message of ours has a form in both framings").into()
+    }
+
+    fn next_seq(&self) -> u64 {
+        self.seq.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn offers(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<bool>>> {
+        self.offered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,66 @@
+//! The relay between the workers of this process: frames go on as the bytes they came as.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use super::envelope::Envelope;
+use super::fanout::Members;
+use crate::worker::wire::Packet;
+use crate::worker::{Worker, WorkerId};
+
+/// Every worker with an open channel, and what is known of their adapters.
+#[derive(Debug, Default)]
+pub struct Relay {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    members: Members,
+    workers: HashMap<WorkerId, Arc<Worker>>,
+    /// Reused for every packet.
+    recipients: Vec<WorkerId>,
+}
+
+impl Relay {
+    /// A worker can be sent to.
+    pub fn join(&self, worker: &Arc<Worker>) {
+        let mut state = self.lock();
+        state.members.join(worker.id);
+        state.workers.insert(worker.id, worker.clone());
+    }
+
+    /// A worker is gone; the others are told at once. Without effect when said again.
+    pub fn leave(&self, id: WorkerId) {
+        let mut state = self.lock();
+        state.workers.remove(&id);
+        for farewell in state.members.leave(id) {
+            for worker in
+                state.members.hear(&farewell).iter().filter_map(|id| state.workers.get(id))
+            {
+                worker.send(&Envelope::from(&farewell));
+            }
+        }
+    }
+
+    /// Sends a worker's packet to whom it is for.
+    pub fn forward(&self, from: &Worker, packet: &Packet<'_>, frame: &Bytes) {
+        let mut state = self.lock();
+        let mut recipients = std::mem::take(&mut state.recipients);
+        state.members.route(from.id, packet, &mut recipients);
+        for id in recipients.drain(..) {
+            if let Some(worker) = state.workers.get(&id)
+                && worker.framing() == from.framing()
+            {
+                worker.send_frame(frame.clone());
+            }
+        }
+        state.recipients = recipients;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

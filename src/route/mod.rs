@@ -1,0 +1,3 @@
+//! route
+pub mod head;
+pub mod table;

@@ -1,0 +1,161 @@
+//! Which worker a session lives in, and which worker a new one goes to. Pure: time is an argument.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::worker::WorkerId;
+
+/// How long a session is remembered without a word, when nothing says how long it may be silent.
+const DEFAULT_SILENCE: Duration = Duration::from_secs(600);
+
+/// Added to what the handshake says: a late poll still finds its worker.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Longer than any sensible configuration; keeps the sum of two times from overflowing.
+const MAX_SILENCE: Duration = Duration::from_secs(86_400);
+
+/// How often forgotten sessions are swept out.
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// The sessions of all workers. A session whose worker has died stays until its time is over: a
+/// request for it need not wait to be told that it is unknown.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    by_sid: HashMap<Box<str>, Entry>,
+    counts: HashMap<WorkerId, usize>,
+    next_sweep: Duration,
+}
+
+#[derive(Debug)]
+struct Entry {
+    worker: WorkerId,
+    silence: Duration,
+    forgotten_at: Duration,
+}
+
+impl Sessions {
+    /// A session lives in this worker. The worker's own report and the handshake's response both
+    /// say so, in either order.
+    pub fn open(&mut self, sid: &str, worker: WorkerId, silence: Option<Duration>, now: Duration) {
+        self.sweep(now);
+        let known = self.by_sid.get(sid).filter(|entry| entry.worker == worker);
+        let silence = match silence {
+            Some(silence) => silence.min(MAX_SILENCE) + GRACE,
+            None => known.map_or(DEFAULT_SILENCE, |entry| entry.silence),
+        };
+        let entry = Entry { worker, silence, forgotten_at: now + silence };
+        *self.counts.entry(worker).or_default() += 1;
+        if let Some(before) = self.by_sid.insert(sid.into(), entry) {
+            self.uncount(before.worker);
+        }
+    }
+
+    /// The worker says that a session of its own has ended.
+    pub fn close(&mut self, sid: &str, worker: WorkerId) {
+        if self.by_sid.get(sid).is_some_and(|entry| entry.worker == worker) {
+            self.by_sid.remove(sid);
+            self.uncount(worker);
+        }
+    }
+
+    /// The session's worker, which may be dead.
+    pub fn find(&mut self, sid: &str, now: Duration) -> Option<WorkerId> {
+        let entry = self.by_sid.get_mut(sid).filter(|entry| entry.forgotten_at > now)?;
+        entry.forgotten_at = now + entry.silence;
+        Some(entry.worker)
+    }
+
+    /// How many sessions live in a worker.
+    pub fn count(&self, worker: WorkerId) -> usize {
+        self.counts.get(&worker).copied().unwrap_or(0)
+    }
+
+    /// How many sessions there are.
+    pub fn len(&self) -> usize {
+        self.by_sid.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_sid.is_empty()
+    }
+
+    fn sweep(&mut self, now: Duration) {
+        if now < self.next_sweep {
+            return;
+        }
+        self.next_sweep = now + SWEEP;
+        let mut gone = Vec::new();
+        self.by_sid.retain(|_, entry| {
+            let keep = entry.forgotten_at > now;
+            if !keep {
+                gone.push(entry.worker);
+            }
+            keep
+        });
+        gone.into_iter().for_each(|worker| self.uncount(worker));
+    }
+
+    fn uncount(&mut self, worker: WorkerId) {
+        if let Some(count) = self.counts.get_mut(&worker) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&worker);
+            }
+        }
+    }
+}
+
+/// The least loaded of the candidates; among equals, the next in turn. `None` for none.
+pub fn least_loaded(loads: &[usize], turn: usize) -> Option<usize> {
+    let n = loads.len();
+    (0..n).map(|i| (i + turn) % n).min_by_key(|&i| loads[i])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: fn(u64) -> Duration = Duration::from_secs;
+
+    #[test]
+    fn a_session_is_found_until_it_is_silent_for_too_long() {
+        let mut sessions = Sessions::default();
+        sessions.open("a", WorkerId(1), Some(S(45)), S(0));
+        assert_eq!(sessions.find("a", S(70)), Some(WorkerId(1)));
+        assert_eq!(sessions.find("a", S(140)), Some(WorkerId(1)), "each request begins it anew");
+        assert_eq!(sessions.find("a", S(216)), None);
+        sessions.open("b", WorkerId(2), None, S(300));
+        assert_eq!((sessions.len(), sessions.count(WorkerId(1))), (1, 0), "swept");
+    }
+
+    #[test]
+    fn both_sources_of_a_session_count_once() {
+        let mut sessions = Sessions::default();
+        sessions.open("a", WorkerId(1), Some(S(45)), S(0));
+        sessions.open("a", WorkerId(1), None, S(0));
+        assert_eq!(sessions.count(WorkerId(1)), 1);
+        assert_eq!(sessions.find("a", S(74)), Some(WorkerId(1)));
+        assert_eq!(sessions.find("a", S(150)), None, "the handshake's word on silence stays");
+        sessions.close("a", WorkerId(2));
+        assert_eq!(sessions.len(), 1, "a worker closes its own sessions only");
+        sessions.close("a", WorkerId(1));
+        sessions.close("a", WorkerId(1));
+        assert_eq!((sessions.len(), sessions.count(WorkerId(1))), (0, 0));
+    }
+
+    #[test]
+    fn no_silence_is_too_long() {
+        let mut sessions = Sessions::default();
+        sessions.open("a", WorkerId(1), Some(Duration::MAX), S(0));
+        assert_eq!(sessions.find("a", S(86_400)), Some(WorkerId(1)));
+    }
+
+    #[test]
+    fn the_least_loaded_is_picked_and_equals_take_turns() {
+        assert_eq!(least_loaded(&[], 0), None);
+        assert_eq!(least_loaded(&[2, 1, 3], 0), Some(1));
+        let turns: Vec<_> = (0..4).map(|turn| least_loaded(&[1, 1, 5, 1], turn)).collect();
+        assert_eq!(turns, [Some(0), Some(1), Some(3), Some(3)]);
+    }
+}

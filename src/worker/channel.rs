@@ -1,0 +1,359 @@
+//! One worker's IPC channel: frames and descriptors, both ways, over a Unix stream socket.
+//!
+//! Invariants of the sending side, on which Node's reading side depends:
+//! - frames leave in order and whole: nothing comes between two parts of a frame;
+//! - a descriptor travels on the first byte of its frame, in a `sendmsg` of its own;
+//! - a second descriptor follows only behind a frame that went out in one `sendmsg`, or when none
+//!   is unacknowledged (else Node may take the wrong one);
+//! - a descriptor is kept until the worker has acknowledged it, and goes back to whoever sent it.
+//!
+//! What waits is bounded in bytes. A worker that lets it grow beyond is cut off: its queue can't
+//! be dropped in part, and must not grow without end.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::sync::{Notify, oneshot};
+
+use super::wire::{Decoder, FrameError, Framing};
+
+/// What may wait for one worker, in bytes (64 MiB).
+const MAX_QUEUED: usize = 64 << 20;
+
+/// Unacknowledged descriptors; below any `RLIMIT_NOFILE`, above what a busy worker needs.
+const MAX_UNACKNOWLEDGED: usize = 128;
+
+/// How often Node itself sends a descriptor again.
+const MAX_TRIES: u8 = 3;
+
+/// Plain frames that leave in one `sendmsg`.
+const GATHER: usize = 32;
+
+/// Why a channel has ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// The worker sent what no Node sends.
+    #[error("it sent {0}")]
+    Frame(#[from] FrameError),
+    /// The socket failed.
+    #[error("its IPC channel failed: {0}")]
+    Io(#[from] io::Error),
+    /// The worker did not read what was sent to it.
+    #[error("it left {MAX_QUEUED} bytes of messages unread")]
+    Slow,
+}
+
+/// What became of a descriptor that was sent. The descriptor is given back in any case.
+#[derive(Debug)]
+pub struct Delivered {
+    /// Our copy.
+    pub fd: OwnedFd,
+    /// Whether the worker has its own.
+    pub arrived: bool,
+}
+
+/// The sending side, shared by everyone who has something to say to the worker.
+#[derive(Debug)]
+pub struct Channel {
+    stream: UnixStream,
+    framing: Framing,
+    out: Mutex<Outbox>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Outbox {
+    queue: VecDeque<Frame>,
+    /// How much of the queue's first frame has left.
+    sent: usize,
+    bytes: usize,
+    unacknowledged: VecDeque<Frame>,
+    /// A frame with a descriptor left in parts: no other until all are acknowledged.
+    parted: bool,
+    end: Option<End>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum End {
+    Closed,
+    Slow,
+}
+
+#[derive(Debug)]
+struct Frame {
+    bytes: Bytes,
+    handle: Option<Handle>,
+}
+
+#[derive(Debug)]
+struct Handle {
+    fd: OwnedFd,
+    tries: u8,
+    done: oneshot::Sender<Delivered>,
+}
+
+impl Handle {
+    fn finish(self, arrived: bool) {
+        // Whoever sent it may have given up; the descriptor is then closed here.
+        let _ = self.done.send(Delivered { fd: self.fd, arrived });
+    }
+}
+
+/// What a flush ended with.
+enum Flushed {
+    Empty,
+    /// The next frame waits for an acknowledgement.
+    Waits,
+    /// Too many descriptors are in flight in the whole system: try again soon.
+    Crowded,
+}
+
+impl Channel {
+    /// Takes our end of the socket pair.
+    ///
+    /// # Errors
+    /// The runtime can't watch it.
+    pub fn new(stream: std::os::unix::net::UnixStream, framing: Framing) -> io::Result<Channel> {
+        stream.set_nonblocking(true)?;
+        let stream = UnixStream::from_std(stream)?;
+        Ok(Channel { stream, framing, out: Mutex::default(), wake: Notify::new() })
+    }
+
+    /// The framing of this worker.
+    pub fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// Queues a frame. Without effect once the channel has ended.
+    pub fn send(&self, bytes: Bytes) {
+        self.push(Frame { bytes, handle: None });
+    }
+
+    /// Queues a frame with a descriptor and waits until the worker has taken it, or is gone.
+    pub async fn send_handle(&self, bytes: Bytes, fd: OwnedFd) -> Delivered {
+        let (done, delivered) = oneshot::channel();
+        self.push(Frame { bytes, handle: Some(Handle { fd, tries: 0, done }) });
+        delivered.await.expect("the queue, and then its end, finishes every handle")
+    }
+
+    /// The worker's word on the oldest unacknowledged descriptor.
+    pub fn acknowledged(&self, arrived: bool) {
+        let mut out = self.lock();
+        let Some(mut frame) = out.unacknowledged.pop_front() else { return };
+        out.parted &= !out.unacknowledged.is_empty();
+        let Some(mut handle) = frame.handle.take() else { return };
+        handle.tries += 1;
+        if arrived || handle.tries > MAX_TRIES {
+            handle.finish(arrived);
+        } else {
+            // Not between the parts of a frame.
+            let at = usize::from(out.sent > 0);
+            out.bytes += frame.bytes.len();
+            out.queue.insert(at, Frame { bytes: frame.bytes, handle: Some(handle) });
+        }
+        drop(out);
+        self.wake.notify_one();
+    }
+
+    /// Ends the channel: what waits is dropped, descriptors go back to their senders.
+    pub fn close(&self) {
+        self.end(End::Closed);
+    }
+
+    fn end(&self, end: End) {
+        let frames: Vec<Frame> = {
+            let mut out = self.lock();
+            out.end.get_or_insert(end);
+            out.bytes = 0;
+            out.sent = 0;
+            let queued = std::mem::take(&mut out.queue);
+            std::mem::take(&mut out.unacknowledged).into_iter().chain(queued).collect()
+        };
+        for handle in frames.into_iter().filter_map(|frame| frame.handle) {
+            handle.finish(false);
+        }
+        let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
+        self.wake.notify_one();
+    }
+
+    fn push(&self, frame: Frame) {
+        let mut out = self.lock();
+        if out.end.is_some() {
+            drop(out);
+            if let Some(handle) = frame.handle {
+                handle.finish(false);
+            }
+            return;
+        }
+        out.bytes += frame.bytes.len();
+        out.queue.push_back(frame);
+        let too_much = out.bytes > MAX_QUEUED;
+        drop(out);
+        if too_much {
+            self.end(End::Slow);
+        } else {
+            self.wake.notify_one();
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Outbox> {
+        self.out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what is queued until the channel ends. Runs as a task of its own.
+    pub async fn write(&self) {
+        loop {
+            if self.lock().end.is_some() {
+                return;
+            }
+            let flushed = self
+                .stream
+                .async_io(Interest::WRITABLE, || self.lock().flush(self.stream.as_fd()))
+                .await;
+            match flushed {
+                Ok(Flushed::Empty | Flushed::Waits) => self.wake.notified().await,
+                Ok(Flushed::Crowded) => {
+                    // An acknowledgement frees one; so may any other process.
+                    let pause = Duration::from_millis(5);
+                    let _ = tokio::time::timeout(pause, self.wake.notified()).await;
+                }
+                Err(_) => return self.close(), // the reading side reports it
+            }
+        }
+    }
+}
+
+impl Outbox {
+    /// Sends until nothing is left or something has to be waited for (`WouldBlock`: the socket).
+    fn flush(&mut self, socket: impl AsFd) -> io::Result<Flushed> {
+        while let Some(frame) = self.queue.front() {
+            let sent = match &frame.handle {
+                Some(handle) if self.sent == 0 => {
+                    let waiting = self.unacknowledged.len();
+                    if waiting >= MAX_UNACKNOWLEDGED || (self.parted && waiting > 0) {
+                        return Ok(Flushed::Waits);
+                    }
+                    let fds = [handle.fd.as_fd()];
+                    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                    let mut control = SendAncillaryBuffer::new(&mut space);
+                    control.push(SendAncillaryMessage::ScmRights(&fds));
+                    let slices = [IoSlice::new(&frame.bytes)];
+                    match rustix::net::sendmsg(&socket, &slices, &mut control, SendFlags::NOSIGNAL)
+                    {
+                        Err(rustix::io::Errno::TOOMANYREFS) => return Ok(Flushed::Crowded),
+                        other => other?,
+                    }
+                }
+                Some(_) => self.send_rest(&socket, 1)?,
+                None => self.send_rest(&socket, GATHER)?,
+            };
+            self.advance(sent);
+        }
+        Ok(Flushed::Empty)
+    }
+
+    /// Sends the rest of the first frame, with up to `most - 1` plain frames behind it.
+    fn send_rest(&self, socket: impl AsFd, most: usize) -> io::Result<usize> {
+        let mut slices: [IoSlice<'_>; GATHER] = std::array::from_fn(|_| IoSlice::new(&[]));
+        let mut count = 0;
+        for (slot, frame) in slices.iter_mut().zip(&self.queue).take(most) {
+            if count > 0 && frame.handle.is_some() {
+                break;
+            }
+            let from = if count == 0 { self.sent } else { 0 };
+            *slot = IoSlice::new(&frame.bytes[from..]);
+            count += 1;
+        }
+        let mut none = SendAncillaryBuffer::default();
+        Ok(rustix::net::sendmsg(socket, &slices[..count], &mut none, SendFlags::NOSIGNAL)?)
+    }
+
+    fn advance(&mut self, mut sent: usize) {
+        while let Some(frame) = self.queue.front() {
+            let left = frame.bytes.len() - self.sent;
+            if sent < left {
+                self.sent += sent;
+                self.parted |= frame.handle.is_some();
+                return;
+            }
+            sent -= left;
+            self.sent = 0;
+            self.bytes -= frame.bytes.len();
+            if let Some(frame) = self.queue.pop_front()
+                && frame.handle.is_some()
+            {
+                self.unacknowledged.push_back(frame);
+            }
+            if sent == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// The reading side; there is one.
+#[derive(Debug)]
+pub struct Reader {
+    decoder: Decoder,
+    buffer: BytesMut,
+    scratch: Box<[u8]>,
+}
+
+impl Reader {
+    /// For a channel at its beginning.
+    pub fn new(framing: Framing) -> Reader {
+        Reader {
+            decoder: Decoder::new(framing),
+            buffer: BytesMut::new(),
+            scratch: vec![0; 64 << 10].into(),
+        }
+    }
+
+    /// The next whole frame; `None` when the worker has closed its end.
+    ///
+    /// # Errors
+    /// [`ChannelError`]: the worker can't be talked to any more.
+    pub async fn next(&mut self, channel: &Channel) -> Result<Option<Bytes>, ChannelError> {
+        loop {
+            if let Some(length) = self.decoder.next(&self.buffer)? {
+                return Ok(Some(self.buffer.split_to(length).freeze()));
+            }
+            let scratch = &mut self.scratch;
+            let read = channel
+                .stream
+                .async_io(Interest::READABLE, || receive(channel.stream.as_fd(), scratch))
+                .await;
+            if channel.lock().end == Some(End::Slow) {
+                return Err(ChannelError::Slow);
+            }
+            match read {
+                Ok(0) => return Ok(None),
+                Ok(n) => self.buffer.extend_from_slice(&self.scratch[..n]),
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+}
+
+/// Receives bytes. Descriptors that a worker sends are of no use to its primary: they are closed
+/// at once, however many there are.
+fn receive(socket: impl AsFd, into: &mut [u8]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(32))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut slices = [IoSliceMut::new(into)];
+    let received =
+        rustix::net::recvmsg(socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    drop(control.drain());
+    Ok(received.bytes)
+}

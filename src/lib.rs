@@ -1,6 +1,10 @@
 //! cohortd
 pub mod config;
+pub mod exit;
 pub mod listen;
+pub mod log;
 pub mod relay;
 pub mod route;
+pub mod supervisor;
+pub mod systemd;
 pub mod worker;

@@ -1,1 +1,84 @@
-fn main() {}
+//! `cohortd`: the supervisor of one app, under systemd (`serve`) or in the foreground (`run`).
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use cohortd::config::Config;
+use cohortd::listen::{self, Inherited};
+use cohortd::supervisor::{self, Output};
+use cohortd::{exit, log, systemd};
+
+/// PM2's cluster mode, done by systemd: runs, routes to and relays between the workers of one app.
+#[derive(Parser)]
+#[command(version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run an app in the foreground, without systemd; Ctrl-C stops it
+    Run {
+        /// The app's configuration
+        file: PathBuf,
+    },
+    /// Run an app as its systemd service does
+    Serve {
+        /// The app's configuration
+        file: PathBuf,
+    },
+    /// What the service does after its end (ExecStopPost=)
+    #[command(hide = true)]
+    PostStop {
+        /// The app's name
+        app: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        Command::Run { file } => run(&file, Output::Prefixed),
+        Command::Serve { file } => run(&file, Output::Inherit),
+        Command::PostStop { app } => post_stop(&app),
+    }
+}
+
+fn run(file: &std::path::Path, output: Output) -> ExitCode {
+    log::start(output == Output::Inherit);
+    // Before any thread: it edits the environment.
+    let inherited = match Inherited::take() {
+        Ok(inherited) => inherited,
+        Err(error) => return exit::failed(&error),
+    };
+    let config = match Config::load(file) {
+        Ok(config) => config,
+        Err(error) => return exit::bad_config(&error),
+    };
+    let sockets = match listen::open(&config.listen, inherited) {
+        Ok(sockets) => sockets,
+        Err(error) => return exit::failed(&error),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return exit::failed(&error),
+    };
+    match runtime.block_on(supervisor::run(config, sockets, output)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit::failed(&error),
+    }
+}
+
+fn post_stop(app: &str) -> ExitCode {
+    log::start(true);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return exit::failed(&error),
+    };
+    match runtime.block_on(systemd::post_stop::close_socket_on_stop(app)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit::failed(&error),
+    }
+}

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
+pub use crate::supervisor::fleet::Restart as RestartPolicy;
 use crate::worker::wire::Framing;
 pub use error::ConfigError;
 use error::nearest;
@@ -100,17 +101,6 @@ pub struct Restart {
     pub backoff: (Duration, Duration),
     /// `stop_on_exit`: exit codes after which a slot stays empty.
     pub stop_on_exit: Vec<i32>,
-}
-
-/// Which exits lead to a new start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RestartPolicy {
-    /// Every one.
-    Always,
-    /// Every one but exit code 0.
-    OnFailure,
-    /// None.
-    Never,
 }
 
 /// How a request finds its worker.

@@ -1,3 +1,17 @@
-//! route
+//! The front-end: from a client's connection to the worker that has to serve it.
+//!
+//! ```text
+//! front: accept ─▶ peek (head) ─┬─▶ handoff  WebSocket or TLS: the connection itself goes
+//!                               └─▶ proxy    each request by its own session (table)
+//! ```
+
+pub mod front;
+mod handoff;
 pub mod head;
+mod pair;
+mod proxy;
 pub mod table;
+mod upstream;
+
+pub use front::Front;
+pub use upstream::{ListenerId, Upstream};

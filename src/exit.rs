@@ -1,0 +1,28 @@
+//! How the programs end: exit codes, and the one way an error is said.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | it failed; standard error says what and what to do |
+//! | 2 | the command line is wrong |
+//! | 78 | the configuration is wrong (EX_CONFIG); nothing was touched |
+
+use std::fmt::Display;
+use std::process::ExitCode;
+
+use crate::config::ConfigError;
+
+/// EX_CONFIG of sysexits.h.
+pub const CONFIG: u8 = 78;
+
+/// Says what failed.
+pub fn failed(error: &impl Display) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::FAILURE
+}
+
+/// Says what is wrong with the configuration.
+pub fn bad_config(error: &ConfigError) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::from(CONFIG)
+}

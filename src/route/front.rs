@@ -1,0 +1,380 @@
+//! Accepts clients' connections, looks at how each begins, and chooses a worker.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{Notify, watch};
+use tokio_util::either::Either;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::head::{self, Opening, Refusal, Session};
+use super::pair::Pairs;
+use super::table::{Sessions, least_loaded};
+use super::upstream::{ListenerId, Upstream};
+use super::{handoff, proxy};
+use crate::config::{Balance, Limits, Network, Route};
+use crate::listen::Socket;
+use crate::worker::WorkerId;
+
+/// A worker answers a client before it reports the new session: so long a request for an unknown
+/// session may wait for the report.
+const PARK: Duration = Duration::from_millis(250);
+
+/// How many requests may wait like that; more are routed as if their session were unknown.
+const MAX_PARKED: usize = 4096;
+
+/// After a refusal, how long and how much is still read so that the client gets to see it.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 1 << 20;
+
+/// Out of descriptors or memory: how long until the next try. The kernel keeps the connections.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A client's connection.
+pub(super) type Client = Either<TcpStream, UnixStream>;
+
+/// Who a client is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer {
+    /// Its address; `None` for a Unix socket.
+    pub(super) address: Option<SocketAddr>,
+    /// A proxy of ours, whose forwarded headers are true.
+    pub(super) trusted: bool,
+}
+
+/// The front-end of one app.
+#[derive(Debug)]
+pub struct Front {
+    route: Route,
+    limits: Limits,
+    pub(super) pairs: Pairs,
+    workers: watch::Sender<Vec<Arc<Upstream>>>,
+    sessions: Mutex<Sessions>,
+    /// Requests that wait to hear of their session.
+    parked: Mutex<HashMap<String, Arc<Notify>>>,
+    turn: AtomicUsize,
+    begun: Instant,
+    stop: CancellationToken,
+    connections: TaskTracker,
+}
+
+impl Front {
+    /// A front-end that knows no worker yet.
+    ///
+    /// # Errors
+    /// The private listener could not be opened.
+    pub fn new(route: Route, limits: Limits) -> io::Result<Front> {
+        Ok(Front {
+            route,
+            limits,
+            pairs: Pairs::new()?,
+            workers: watch::Sender::default(),
+            sessions: Mutex::default(),
+            parked: Mutex::default(),
+            turn: AtomicUsize::new(0),
+            begun: Instant::now(),
+            stop: CancellationToken::new(),
+            connections: TaskTracker::new(),
+        })
+    }
+
+    /// The worker can be sent requests from now on.
+    pub fn add(&self, upstream: Arc<Upstream>) {
+        self.workers.send_modify(|workers| workers.push(upstream));
+    }
+
+    /// The worker can't be sent requests any more.
+    pub fn remove(&self, id: WorkerId) {
+        self.workers.send_modify(|workers| {
+            workers.retain(|upstream| {
+                let keep = upstream.worker.id != id;
+                if !keep {
+                    upstream.forget_idle();
+                }
+                keep
+            });
+        });
+    }
+
+    /// A session has begun in a worker; `silence` is how long it may be without a request.
+    pub fn session_opened(&self, sid: &str, worker: WorkerId, silence: Option<Duration>) {
+        lock(&self.sessions).open(sid, worker, silence, self.begun.elapsed());
+        if let Some(waiting) = lock(&self.parked).remove(sid) {
+            waiting.notify_waiters();
+        }
+    }
+
+    /// A worker says that a session of its own has ended.
+    pub fn session_closed(&self, sid: &str, worker: WorkerId) {
+        lock(&self.sessions).close(sid, worker);
+    }
+
+    /// A connection whose second end can be given to a worker.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn open_pair(&self) -> io::Result<(TcpStream, OwnedFd)> {
+        self.pairs.open().await
+    }
+
+    /// Accepts connections until [`Front::stop`].
+    pub async fn accept(self: Arc<Self>, id: ListenerId, socket: Arc<Socket>) -> io::Result<()> {
+        let listener = Listener::watch(&socket)?;
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.stop.cancelled() => return Ok(()),
+            };
+            match accepted {
+                Ok((client, address)) => {
+                    let peer = Peer { address, trusted: self.trusts(address) };
+                    let connection = self.clone().connection(id, client, peer);
+                    self.connections.spawn(connection);
+                }
+                Err(e) if is_the_clients(&e) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "can't accept connections for a moment");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Accepts no more, and lets every connection end with the request it is at. Connections that
+    /// were handed over are their workers'.
+    pub fn stop(&self) {
+        self.stop.cancel();
+        self.connections.close();
+    }
+
+    /// Waits until every connection has ended, after [`Front::stop`].
+    pub async fn drained(&self) {
+        self.connections.wait().await;
+    }
+
+    /// How many connections are open here, handed-over ones not counted.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Ends when the front-end stops.
+    pub(super) fn stopping(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Runs something that counts as a connection.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.connections.spawn(task);
+    }
+
+    fn trusts(&self, address: Option<SocketAddr>) -> bool {
+        match address {
+            Some(address) => self.route.trusted.iter().any(|n| n.contains(address.ip())),
+            None => self.route.trusted.contains(&Network::Loopback),
+        }
+    }
+
+    async fn connection(self: Arc<Self>, listener: ListenerId, mut client: Client, peer: Peer) {
+        let limit = self.limits.head_size;
+        let opening = tokio::select! {
+            opening = tokio::time::timeout(self.limits.head_timeout, opening(&client, limit)) => opening,
+            () = self.stop.cancelled() => return,
+        };
+        match opening {
+            Ok(Ok(Opening::Upgrade(session))) => {
+                handoff::hand_over(&self, listener, client, session).await;
+            }
+            Ok(Ok(Opening::Tls)) => {
+                handoff::hand_over(&self, listener, client, Session::None).await;
+            }
+            Ok(Ok(Opening::Request)) => {
+                proxy::serve(self.clone(), listener, client, peer, &self.limits, &self.stop).await;
+            }
+            Ok(Ok(Opening::Refused(refusal))) => refuse(&mut client, refusal.status()).await,
+            Ok(Ok(Opening::Partial) | Err(_)) => {} // it went away
+            Err(_late) => refuse(&mut client, Refusal::Late.status()).await,
+        }
+    }
+
+    /// The worker for a request: its session's, or else one by load. `None` when none is ready
+    /// within `[route] queue`.
+    pub(super) async fn choose(
+        &self,
+        listener: ListenerId,
+        session: &Session,
+    ) -> Option<Arc<Upstream>> {
+        if self.route.sticky
+            && let Session::Of(sid) = session
+            && let Some(id) = self.session_worker(sid).await
+            && let Some(upstream) = self.workers.borrow().iter().find(|u| u.worker.id == id)
+        {
+            return Some(upstream.clone());
+        }
+        if let Some(upstream) = self.pick(listener) {
+            return Some(upstream);
+        }
+        let mut changes = self.workers.subscribe();
+        let waiting = async {
+            loop {
+                if let Some(upstream) = self.pick(listener) {
+                    return Some(upstream);
+                }
+                changes.changed().await.ok()?;
+            }
+        };
+        tokio::time::timeout(self.route.queue, waiting).await.ok().flatten()
+    }
+
+    fn pick(&self, listener: ListenerId) -> Option<Arc<Upstream>> {
+        let workers = self.workers.borrow();
+        let candidates: Vec<&Arc<Upstream>> =
+            workers.iter().filter(|u| u.serves(listener)).collect();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let at = match self.route.balance {
+            Balance::RoundRobin => (!candidates.is_empty()).then(|| turn % candidates.len()),
+            Balance::LeastLoaded => {
+                let sessions = lock(&self.sessions);
+                let load = |u: &&Arc<Upstream>| u.in_flight() + sessions.count(u.worker.id);
+                let loads: Vec<usize> = candidates.iter().map(load).collect();
+                least_loaded(&loads, turn)
+            }
+        };
+        Some(candidates[at?].clone())
+    }
+
+    /// The worker of a session; waits a moment for one that nobody has reported yet.
+    async fn session_worker(&self, sid: &str) -> Option<WorkerId> {
+        let find = || lock(&self.sessions).find(sid, self.begun.elapsed());
+        if let Some(id) = find() {
+            return Some(id);
+        }
+        let waiting = {
+            let mut parked = lock(&self.parked);
+            if parked.len() >= MAX_PARKED {
+                return None;
+            }
+            parked.entry(sid.to_owned()).or_default().clone()
+        };
+        let notified = waiting.notified();
+        tokio::pin!(notified);
+        notified.as_mut().enable();
+        // It may have been reported since the first look.
+        let id = find();
+        if id.is_some() {
+            return id;
+        }
+        let _ = tokio::time::timeout(PARK, notified).await;
+        lock(&self.parked).remove(sid);
+        find()
+    }
+}
+
+/// A listening socket in the runtime's care.
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    fn watch(socket: &Socket) -> io::Result<Listener> {
+        Ok(match socket {
+            Socket::Tcp(socket) => Listener::Tcp(TcpListener::from_std(socket.try_clone()?)?),
+            Socket::Unix(socket, _) => Listener::Unix(UnixListener::from_std(socket.try_clone()?)?),
+        })
+    }
+
+    async fn accept(&self) -> io::Result<(Client, Option<SocketAddr>)> {
+        match self {
+            Listener::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Ok((Either::Left(stream), Some(address)))
+            }
+            Listener::Unix(listener) => Ok((Either::Right(listener.accept().await?.0), None)),
+        }
+    }
+}
+
+/// Errors of one connection that was gone before it was accepted.
+fn is_the_clients(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+/// Peeks until it is clear what the client wants. Every byte stays in the kernel.
+async fn opening(client: &Client, limit: usize) -> io::Result<Opening> {
+    let mut buffer = vec![0; 2048];
+    let mut seen = 0;
+    loop {
+        let peeked = match client {
+            Either::Left(stream) => {
+                let ready = stream.ready(Interest::READABLE).await?;
+                let peek = || peek(stream, &mut buffer, seen, ready.is_read_closed());
+                stream.try_io(Interest::READABLE, peek)
+            }
+            Either::Right(stream) => {
+                let ready = stream.ready(Interest::READABLE).await?;
+                let peek = || peek(stream, &mut buffer, seen, ready.is_read_closed());
+                stream.try_io(Interest::READABLE, peek)
+            }
+        };
+        match peeked {
+            Ok(length) => seen = length,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(e) => return Err(e),
+        }
+        if seen == buffer.len() && seen <= limit {
+            buffer.resize((seen * 4).min(limit + 1), 0);
+            // There may be more already; nothing new has to arrive for it.
+            seen -= 1;
+            continue;
+        }
+        match head::look(&buffer[..seen], limit) {
+            Opening::Partial => {}
+            opening => return Ok(opening),
+        }
+    }
+}
+
+/// Looks at what has arrived; `WouldBlock` until it is more than what was `seen`, so that the
+/// runtime waits for more instead of asking again and again.
+fn peek(stream: impl AsFd, buffer: &mut [u8], seen: usize, closed: bool) -> io::Result<usize> {
+    let (length, _) = rustix::net::recv(stream, buffer, rustix::net::RecvFlags::PEEK)?;
+    if length > seen {
+        Ok(length)
+    } else if closed || length == 0 {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    } else {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+/// Says why, and reads on for a moment: closing on unread bytes would take the answer back.
+pub(super) async fn refuse(client: &mut Client, status: &str) {
+    let answer = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    let said = async {
+        client.write_all(answer.as_bytes()).await?;
+        client.shutdown().await?;
+        let mut ignored = vec![0; 16 << 10];
+        let mut left = LINGER_BYTES;
+        while left > 0 {
+            match client.read(&mut ignored).await? {
+                0 => break,
+                n => left = left.saturating_sub(n),
+            }
+        }
+        Ok::<_, io::Error>(())
+    };
+    let _ = tokio::time::timeout(LINGER, said).await;
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

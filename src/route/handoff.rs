@@ -1,0 +1,53 @@
+//! Handing a client's connection to a worker. Nothing of it has been read, so it can be offered to
+//! one worker after the other until one takes it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use tokio_util::either::Either;
+
+use super::front::{Client, Front, refuse};
+use super::head::Session;
+use super::upstream::ListenerId;
+
+/// Each refusal means that a worker closes or is full; so many in a row mean that all do.
+const MAX_OFFERS: usize = 16;
+
+/// Hands the connection over, or answers 503.
+pub(super) async fn hand_over(
+    front: &Front,
+    listener: ListenerId,
+    client: Client,
+    session: Session,
+) {
+    let mut client = client;
+    for _ in 0..MAX_OFFERS {
+        let Some(upstream) = front.choose(listener, &session).await else { break };
+        let in_flight = upstream.begin();
+        let Ok(fd) = release(client) else { return };
+        let Err(fd) = upstream.hand_over(listener, fd).await else { return };
+        drop(in_flight);
+        let Ok(back) = watch(fd) else { return };
+        client = back;
+        // A worker that says no will say so again at once: let others have their turn.
+        tokio::task::yield_now().await;
+    }
+    refuse(&mut client, "503 Service Unavailable").await;
+}
+
+/// Out of the runtime's care: the descriptor alone, non-blocking as every worker needs it.
+fn release(client: Client) -> io::Result<OwnedFd> {
+    Ok(match client {
+        Either::Left(stream) => stream.into_std()?.into(),
+        Either::Right(stream) => stream.into_std()?.into(),
+    })
+}
+
+fn watch(fd: OwnedFd) -> io::Result<Client> {
+    let is_tcp = rustix::net::sockopt::socket_domain(&fd)? != rustix::net::AddressFamily::UNIX;
+    Ok(if is_tcp {
+        Either::Left(tokio::net::TcpStream::from_std(fd.into())?)
+    } else {
+        Either::Right(tokio::net::UnixStream::from_std(fd.into())?)
+    })
+}

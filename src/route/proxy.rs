@@ -1,0 +1,367 @@
+//! Forwards the requests of a connection, each to the worker of its own session.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Either, Empty, Full};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::client::conn::http1::SendRequest;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio_util::sync::CancellationToken;
+
+use super::front::{Client, Front, Peer};
+use super::head::{self, Session};
+use super::upstream::{InFlight, ListenerId, Upstream};
+use crate::config::Limits;
+
+/// A request's body on its way to a worker: the client's, or none when it is sent a second time.
+pub(super) type RequestBody = Either<Incoming, Empty<Bytes>>;
+
+/// A worker that dies with a request in hand takes at most this many tries.
+const MAX_TRIES: usize = 4;
+
+/// How long a connection to a worker is kept when the worker does not say for how long it does.
+const KEEP: Duration = Duration::from_secs(2);
+
+/// Serves a client's connection until it ends, or to the end of its request when `stop` comes.
+pub(super) async fn serve(
+    front: Arc<Front>,
+    listener: ListenerId,
+    client: Client,
+    peer: Peer,
+    limits: &Limits,
+    stop: &CancellationToken,
+) {
+    let service = service_fn(|request| {
+        let front = front.clone();
+        async move { Ok::<_, Infallible>(answer(&front, listener, peer, request).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.idle)
+        .max_buf_size(limits.head_size.max(8192))
+        .preserve_header_case(true)
+        .serve_connection(TokioIo::new(client), service)
+        .with_upgrades();
+    tokio::pin!(connection);
+    // A connection's errors are its client's doing, and told to it.
+    tokio::select! {
+        _ = &mut connection => return,
+        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
+}
+
+type Answer = Response<Either<Forwarded, Full<Bytes>>>;
+
+async fn answer(
+    front: &Arc<Front>,
+    listener: ListenerId,
+    peer: Peer,
+    mut request: Request<Incoming>,
+) -> Answer {
+    if ambiguous(&request) {
+        return refusal(StatusCode::BAD_REQUEST, "The request's head is ambiguous.");
+    }
+    let target = request.uri().path_and_query().map_or("", |t| t.as_str());
+    let session = head::session(target);
+    let upgrade = take_upgrade(&mut request);
+    strip_hop_by_hop(request.headers_mut());
+    forwarded(request.headers_mut(), peer);
+    if session == Session::Handshake {
+        // The session is read from the response, so that must not be compressed; it is short.
+        request.headers_mut().remove(header::ACCEPT_ENCODING);
+    }
+    if let Some(upgrade) = &upgrade {
+        request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        request.headers_mut().insert(header::UPGRADE, upgrade.protocol.clone());
+    }
+    match send(front, listener, &session, request).await {
+        Ok((mut response, lease)) => {
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                return match upgrade {
+                    Some(upgrade) => tunnel(front, response, upgrade, lease),
+                    None => refusal(StatusCode::BAD_GATEWAY, "The worker switched protocols."),
+                };
+            }
+            let keep = keep_alive(response.headers());
+            strip_hop_by_hop(response.headers_mut());
+            let (parts, body) = response.into_parts();
+            let mut body =
+                Forwarded { first: None, inner: body, lease: Some(Lease { keep, ..lease }) };
+            if session == Session::Handshake && parts.status == StatusCode::OK {
+                body.learn_session(front).await;
+            }
+            Response::from_parts(parts, Either::Left(body))
+        }
+        Err(Failure::NoWorker) => {
+            let mut response =
+                refusal(StatusCode::SERVICE_UNAVAILABLE, "No worker of this app is ready.");
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+            response
+        }
+        Err(Failure::Died) => {
+            refusal(StatusCode::BAD_GATEWAY, "The worker ended before it had answered.")
+        }
+    }
+}
+
+/// A head that Node and some proxy before us could read differently. hyper has refused differing
+/// lengths, unknown codings and malformed fields, and closes after a length beside a coding.
+fn ambiguous(request: &Request<Incoming>) -> bool {
+    let headers = request.headers();
+    let hosts = headers.get_all(header::HOST).iter().count();
+    let both = headers.contains_key(header::CONTENT_LENGTH)
+        && headers.contains_key(header::TRANSFER_ENCODING);
+    let one_coding = headers.get_all(header::TRANSFER_ENCODING).iter().count() <= 1
+        && headers
+            .get(header::TRANSFER_ENCODING)
+            .is_none_or(|v| v.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    both || !one_coding || hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11)
+}
+
+enum Failure {
+    NoWorker,
+    Died,
+}
+
+/// Sends a request to its worker, and to another one if the first dies and nothing can have come
+/// of it: it was not sent, or it has no body and may be repeated by its method.
+async fn send(
+    front: &Front,
+    listener: ListenerId,
+    session: &Session,
+    request: Request<Incoming>,
+) -> Result<(Response<Incoming>, Lease), Failure> {
+    let repeatable = request.body().is_end_stream() && request.method().is_idempotent();
+    let mut request = request.map(Either::Left);
+    for _ in 0..MAX_TRIES {
+        let upstream = front.choose(listener, session).await.ok_or(Failure::NoWorker)?;
+        let in_flight = upstream.begin();
+        let Ok(mut sender) = upstream.connect(listener, &front.pairs).await else {
+            // It is going: its end is noticed in a moment.
+            tokio::task::yield_now().await;
+            continue;
+        };
+        let copy = repeatable.then(|| copy_of(&request));
+        match sender.try_send_request(request).await {
+            Ok(response) => {
+                let lease = Lease { upstream, listener, sender, keep: None, _in_flight: in_flight };
+                return Ok((response, lease));
+            }
+            Err(mut error) => {
+                request = error.take_message().or(copy).ok_or(Failure::Died)?;
+            }
+        }
+    }
+    Err(Failure::Died)
+}
+
+fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(Either::Right(Empty::new()));
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    copy
+}
+
+/// A connection to a worker, in use for one request.
+#[derive(Debug)]
+struct Lease {
+    upstream: Arc<Upstream>,
+    listener: ListenerId,
+    sender: SendRequest<RequestBody>,
+    /// How long it may wait for another; `None`: the worker closes it.
+    keep: Option<Duration>,
+    _in_flight: InFlight,
+}
+
+/// A response's body on its way to the client. When it has been read to its end, the connection
+/// that it came on is free again; when the client goes before, that connection is closed.
+#[derive(Debug)]
+pub(super) struct Forwarded {
+    first: Option<Frame<Bytes>>,
+    inner: Incoming,
+    lease: Option<Lease>,
+}
+
+impl Forwarded {
+    /// Reads the beginning of a handshake's response, so that its session is known before the
+    /// client can use it.
+    async fn learn_session(&mut self, front: &Front) {
+        let Some(Ok(frame)) = self.inner.frame().await else { return };
+        if let (Some(data), Some(lease)) = (frame.data_ref(), &self.lease)
+            && let Some(handshake) = head::handshake(data)
+        {
+            let silence = handshake.silence.map(Duration::from_millis);
+            front.session_opened(handshake.sid, lease.upstream.worker.id, silence);
+        }
+        self.first = Some(frame);
+    }
+}
+
+impl Body for Forwarded {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.first.take() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => Pin::new(&mut self.inner).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let read = self.first.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
+        match self.inner.size_hint().exact() {
+            Some(rest) => SizeHint::with_exact(rest + read),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for Forwarded {
+    fn drop(&mut self) {
+        if self.inner.is_end_stream()
+            && let Some(Lease { upstream, listener, sender, keep: Some(keep), .. }) =
+                self.lease.take()
+        {
+            upstream.keep(listener, sender, keep);
+        }
+    }
+}
+
+/// A client's wish to change protocols, and its connection once the worker has agreed.
+struct Upgrade {
+    protocol: HeaderValue,
+    connection: hyper::upgrade::OnUpgrade,
+}
+
+fn take_upgrade(request: &mut Request<Incoming>) -> Option<Upgrade> {
+    let protocol = request.headers().get(header::UPGRADE)?.clone();
+    let wanted =
+        words(request.headers(), header::CONNECTION).any(|w| w.eq_ignore_ascii_case("upgrade"));
+    let websocket = protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
+    (wanted && websocket && request.method() == Method::GET)
+        .then(|| Upgrade { protocol, connection: hyper::upgrade::on(request) })
+}
+
+/// Carries bytes both ways between the client and the worker that both speak something else now.
+fn tunnel(
+    front: &Front,
+    mut response: Response<Incoming>,
+    upgrade: Upgrade,
+    lease: Lease,
+) -> Answer {
+    let worker = hyper::upgrade::on(&mut response);
+    let stop = front.stopping();
+    front.spawn(async move {
+        let Ok((client, worker)) = tokio::try_join!(upgrade.connection, worker) else { return };
+        let (mut client, mut worker) = (TokioIo::new(client), TokioIo::new(worker));
+        tokio::select! {
+            // Either side's end is the other's.
+            _ = tokio::io::copy_bidirectional(&mut client, &mut worker) => {}
+            // Like a handed-over connection, it ends with its worker, which is stopped after us.
+            () = stop.cancelled() => {}
+        }
+        drop(lease);
+    });
+    let (parts, _) = response.into_parts();
+    Response::from_parts(parts, Either::Right(Full::default()))
+}
+
+/// How long a worker keeps the connection: half of what it says, so that a request is never sent
+/// to one that is just being closed. `None`: it closes at once.
+fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
+    if words(headers, header::CONNECTION).any(|w| w.eq_ignore_ascii_case("close")) {
+        return None;
+    }
+    let said = words(headers, HeaderName::from_static("keep-alive"))
+        .find_map(|word| word.strip_prefix("timeout=").and_then(|n| n.parse::<u64>().ok()));
+    Some(said.map_or(KEEP, |seconds| Duration::from_millis(seconds.saturating_mul(500))))
+}
+
+/// The words of a header that is a list.
+fn words(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+}
+
+/// Removes what is said to us and not to the other end (RFC 9110, section 7.6.1).
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> =
+        words(headers, header::CONNECTION).filter_map(|word| word.parse().ok()).collect();
+    for name in named {
+        // Framing is ours to decide by what was received, whatever `Connection` claims.
+        if name != header::CONTENT_LENGTH && name != header::HOST {
+            headers.remove(name);
+        }
+    }
+    for name in [
+        header::CONNECTION,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+    ] {
+        headers.remove(name);
+    }
+}
+
+/// Says who the client is. A trusted proxy has said it already, and is not added as a hop; what
+/// anyone else says about itself is not passed on.
+fn forwarded(headers: &mut HeaderMap, peer: Peer) {
+    if peer.trusted {
+        return;
+    }
+    for name in [
+        "forwarded",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-forwarded-proto",
+        "x-real-ip",
+    ] {
+        headers.remove(name);
+    }
+    if let Some(address) = peer.address
+        && let Ok(value) = HeaderValue::try_from(address.ip().to_canonical().to_string())
+    {
+        headers.insert("x-forwarded-for", value);
+    }
+    headers.insert("x-forwarded-proto", HeaderValue::from_static("http"));
+    if let Some(host) = headers.get(header::HOST).cloned() {
+        headers.insert("x-forwarded-host", host);
+    }
+}
+
+fn refusal(status: StatusCode, text: &'static str) -> Answer {
+    let mut response = Response::new(Either::Right(Full::from(format!("{text}\n"))));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if status == StatusCode::BAD_REQUEST {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}

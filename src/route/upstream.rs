@@ -1,0 +1,179 @@
+//! A worker as the front-end sees it: how to reach it, how busy it is, and the connections to it
+//! that wait for their next request.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::pair::Pairs;
+use super::proxy::RequestBody;
+use crate::worker::Worker;
+
+/// Which of the app's listening sockets, counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenerId(pub usize);
+
+/// How connections get into a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Door {
+    /// To its server, known by this key.
+    Server(String),
+    /// To @socket.io/sticky, which serves whatever nothing else listens on.
+    Sticky,
+}
+
+/// A worker that requests can be sent to.
+#[derive(Debug)]
+pub struct Upstream {
+    /// The worker.
+    pub worker: Arc<Worker>,
+    servers: Mutex<HashMap<ListenerId, String>>,
+    sticky: AtomicBool,
+    in_flight: AtomicUsize,
+    idle: Mutex<Vec<Idle>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    listener: ListenerId,
+    sender: SendRequest<RequestBody>,
+    until: Instant,
+}
+
+/// One request on its way, or one connection being handed over.
+#[derive(Debug)]
+pub(super) struct InFlight(Arc<Upstream>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Upstream {
+    /// A worker nothing is known of yet but that it runs.
+    pub fn new(worker: Arc<Worker>) -> Upstream {
+        Upstream {
+            worker,
+            servers: Mutex::default(),
+            sticky: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+            idle: Mutex::default(),
+        }
+    }
+
+    /// The worker has a server for this listener.
+    pub fn open_server(&self, listener: ListenerId, key: String) {
+        lock(&self.servers).insert(listener, key);
+    }
+
+    /// The worker has closed its server.
+    pub fn close_server(&self, key: &str) {
+        lock(&self.servers).retain(|_, other| other != key);
+    }
+
+    /// The worker takes connections by @socket.io/sticky.
+    pub fn open_sticky(&self) {
+        self.sticky.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the worker can serve this listener.
+    pub fn serves(&self, listener: ListenerId) -> bool {
+        self.door(listener).is_some()
+    }
+
+    fn door(&self, listener: ListenerId) -> Option<Door> {
+        let server = lock(&self.servers).get(&listener).cloned().map(Door::Server);
+        server.or_else(|| self.sticky.load(Ordering::Relaxed).then_some(Door::Sticky))
+    }
+
+    /// Requests in flight and connections being handed over.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(self.clone())
+    }
+
+    /// Hands a connection over.
+    ///
+    /// # Errors
+    /// The connection, when the worker did not take it.
+    pub(super) async fn hand_over(&self, listener: ListenerId, fd: OwnedFd) -> Result<(), OwnedFd> {
+        match self.door(listener) {
+            Some(Door::Server(key)) => self.worker.give_to_server(&key, fd).await,
+            Some(Door::Sticky) => self.worker.give_to_sticky(fd).await,
+            None => Err(fd),
+        }
+    }
+
+    /// A connection to the worker for one request: one that waits, or a new one.
+    pub(super) async fn connect(
+        &self,
+        listener: ListenerId,
+        pairs: &Pairs,
+    ) -> io::Result<SendRequest<RequestBody>> {
+        while let Some(mut sender) = self.take_idle(listener) {
+            if sender.ready().await.is_ok() {
+                return Ok(sender);
+            }
+        }
+        let (ours, theirs) = pairs.open().await?;
+        self.hand_over(listener, theirs)
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
+        speak(ours).await
+    }
+
+    fn take_idle(&self, listener: ListenerId) -> Option<SendRequest<RequestBody>> {
+        let mut idle = lock(&self.idle);
+        let now = Instant::now();
+        idle.retain(|i| i.until > now && !i.sender.is_closed());
+        // The last one back is the one most likely to live.
+        let at = idle.iter().rposition(|i| i.listener == listener)?;
+        Some(idle.remove(at).sender)
+    }
+
+    /// Keeps a connection for the next request, for as long as the worker surely does.
+    pub(super) fn keep(
+        &self,
+        listener: ListenerId,
+        sender: SendRequest<RequestBody>,
+        keep: Duration,
+    ) {
+        if !sender.is_closed() {
+            lock(&self.idle).push(Idle { listener, sender, until: Instant::now() + keep });
+        }
+    }
+
+    /// Closes the connections that wait: the worker is not sent to any more.
+    pub fn forget_idle(&self) {
+        lock(&self.idle).clear();
+    }
+}
+
+async fn speak(connection: TcpStream) -> io::Result<SendRequest<RequestBody>> {
+    let (sender, connection) = http1::Builder::new()
+        .preserve_header_case(true)
+        .handshake(TokioIo::new(connection))
+        .await
+        .map_err(io::Error::other)?;
+    tokio::spawn(async move {
+        // What ends it is seen by whoever waits for a response on it.
+        let _ = connection.with_upgrades().await;
+    });
+    Ok(sender)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

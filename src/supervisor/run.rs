@@ -1,0 +1,457 @@
+//! The loop that owns the fleet: events in, one step at a time out, and what everybody else may
+//! know published on the way.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::future::pending;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+use super::fleet::{Action, Exit, Fleet, Late, Policy, Startup};
+use super::process::{Event, Process, Shared};
+use super::servers::Servers;
+use crate::config::{Config, StopMethod};
+use crate::listen::Socket;
+use crate::route::{Front, ListenerId};
+use crate::systemd::Notifier;
+use crate::worker::WorkerId;
+use crate::worker::spawn::Plan;
+
+/// Where workers' output goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Where ours goes: systemd's journal.
+    Inherit,
+    /// Line by line to our own, with the worker's slot before it.
+    Prefixed,
+}
+
+/// Why an app is not running.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Something that cohortd itself needs is not to be had.
+    #[error("can't {what}: {source}")]
+    Setup {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// No worker became ready.
+    #[error("no worker became ready. {reason}")]
+    NotReady {
+        /// What is known of the last failure, and what to do.
+        reason: String,
+    },
+}
+
+/// Runs an app until it is told to stop (SIGTERM, SIGINT) or has failed to come up.
+///
+/// # Errors
+/// [`RunError`]; every worker has ended in any case.
+pub async fn run(config: Config, sockets: Vec<Socket>, output: Output) -> Result<(), RunError> {
+    let (events, inbox) = mpsc::unbounded_channel();
+    let front = Front::new(config.route.clone(), config.limits.clone())
+        .map_err(|source| RunError::Setup { what: "open the private listener", source })?;
+    let shared = Shared { front: Arc::new(front), relay: Arc::default(), events };
+    let sockets: Vec<Arc<Socket>> = sockets.into_iter().map(Arc::new).collect();
+    let supervisor = Supervisor {
+        fleet: Fleet::new(policy(&config), seed()),
+        servers: Servers::new(sockets.clone(), config.directory.clone()),
+        plan: plan(&config, output),
+        begun: Instant::now(),
+        processes: HashMap::new(),
+        notifier: Notifier::default(),
+        accepting: TaskTracker::new(),
+        last_failure: None,
+        config,
+        sockets,
+        shared,
+    };
+    supervisor.run(inbox).await
+}
+
+struct Supervisor {
+    config: Config,
+    sockets: Vec<Arc<Socket>>,
+    plan: Plan,
+    fleet: Fleet,
+    processes: HashMap<WorkerId, Process>,
+    servers: Servers,
+    shared: Shared,
+    notifier: Notifier,
+    accepting: TaskTracker,
+    begun: Instant,
+    last_failure: Option<String>,
+}
+
+/// How far the app's life has come.
+enum Phase {
+    Starting,
+    Up,
+    /// No connection is accepted; requests in flight finish until then.
+    Draining {
+        until: Instant,
+    },
+    /// The workers are being stopped.
+    Stopping,
+}
+
+impl Supervisor {
+    async fn run(
+        mut self,
+        mut inbox: mpsc::UnboundedReceiver<(WorkerId, Event)>,
+    ) -> Result<(), RunError> {
+        let signals = |kind| {
+            signal(kind).map_err(|source| RunError::Setup { what: "watch for signals", source })
+        };
+        let mut terminate = signals(SignalKind::terminate())?;
+        let mut interrupt = signals(SignalKind::interrupt())?;
+        let watchdog = self.notifier.watchdog_period();
+        let mut fed = tokio::time::interval(watchdog.unwrap_or(Duration::from_secs(3600)));
+        let front = self.shared.front.clone();
+        let mut phase = Phase::Starting;
+        let mut failed = None;
+        loop {
+            self.take_steps();
+            match (&phase, self.fleet.startup()) {
+                (Phase::Starting, Startup::Up) => {
+                    self.open_the_doors();
+                    phase = Phase::Up;
+                }
+                (Phase::Starting, Startup::Failed) => {
+                    failed = Some(self.not_ready());
+                    phase = self.stop_workers();
+                }
+                _ => {}
+            }
+            if matches!(phase, Phase::Stopping) && self.fleet.is_empty() {
+                break;
+            }
+            self.notifier.status(self.status(&phase));
+
+            let deadline = self.fleet.deadline().map(|at| self.begun + at);
+            tokio::select! {
+                Some((id, event)) = inbox.recv() => {
+                    self.on(id, event);
+                    // A burst of events is one change.
+                    while let Ok((id, event)) = inbox.try_recv() {
+                        self.on(id, event);
+                    }
+                }
+                () = until(deadline) => {}
+                _ = terminate.recv() => phase = self.stop(phase),
+                _ = interrupt.recv() => phase = self.stop(phase),
+                () = drained(&front, &phase) => phase = self.stop_workers(),
+                _ = fed.tick(), if watchdog.is_some() => {
+                    if self.fleet.summary().ready > 0 || !matches!(phase, Phase::Up) {
+                        self.notifier.alive();
+                    }
+                }
+            }
+        }
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Brings what is to what is wanted.
+    fn take_steps(&mut self) {
+        while let Some(action) = self.fleet.step(self.now()) {
+            match action {
+                Action::Start { slot, id } => {
+                    match Process::start(&self.plan, id, slot, &self.shared) {
+                        Ok(process) => {
+                            tracing::info!(
+                                worker = id.0,
+                                slot,
+                                pid = process.worker.pid,
+                                "started"
+                            );
+                            self.processes.insert(id, process);
+                        }
+                        Err(error) => {
+                            tracing::error!(worker = id.0, slot, %error, "not started");
+                            self.last_failure = Some(format!("{error}."));
+                            self.fleet.exited(id, Exit::NotStarted, self.now());
+                        }
+                    }
+                }
+                Action::Ask { id, way } => self.ask(id, way),
+                Action::Kill { id, late } => self.kill(id, late),
+            }
+        }
+    }
+
+    fn ask(&mut self, id: WorkerId, way: usize) {
+        self.shared.front.remove(id);
+        let Some(process) = self.processes.get(&id) else { return };
+        match &self.config.stop.method[way] {
+            StopMethod::Message(text) => process.worker.send(text),
+            StopMethod::Signal(number) => {
+                if let Some(signal) = Signal::from_named_raw(*number) {
+                    process.signal(signal);
+                }
+            }
+        }
+    }
+
+    fn kill(&mut self, id: WorkerId, late: Late) {
+        let Some(process) = self.processes.get(&id) else { return };
+        match late {
+            Late::Ready => {
+                let reason = self.why_not_ready(process);
+                tracing::error!(worker = id.0, reason, "not ready in time; killed");
+                self.last_failure = Some(reason);
+            }
+            Late::Stop => tracing::warn!(worker = id.0, "did not stop in time; killed"),
+        }
+        process.signal(Signal::KILL);
+    }
+
+    fn on(&mut self, id: WorkerId, event: Event) {
+        let now = self.now();
+        if let Event::Exited(exit) = event {
+            return self.exited(id, exit);
+        }
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        match event {
+            Event::Query(query) => {
+                if let Some((listener, key)) = self.servers.query(&process.worker, query) {
+                    process.upstream.open_server(listener, key);
+                }
+            }
+            Event::Listening(port) => {
+                tracing::debug!(worker = id.0, port, "listens");
+                self.is_ready_if_it_serves(id);
+            }
+            Event::StickyAnswers => {
+                process.upstream.open_sticky();
+                self.is_ready_if_it_serves(id);
+            }
+            Event::Close(key) => {
+                process.upstream.close_server(&key);
+                self.servers.close(id, &key);
+            }
+            Event::Leaving(seq) => {
+                self.shared.front.remove(id);
+                process.worker.acknowledge(seq);
+            }
+            Event::HungUp(ended) => {
+                self.servers.leave(id);
+                // Without its channel a worker is of no use; Node exits by itself then.
+                match ended {
+                    Ok(()) => self.fleet.hung_up(id, now),
+                    Err(error) => {
+                        tracing::error!(worker = id.0, %error, "killed");
+                        process.signal(Signal::KILL);
+                    }
+                }
+            }
+            Event::Exited(_) => unreachable!("taken above"),
+        }
+    }
+
+    fn is_ready_if_it_serves(&mut self, id: WorkerId) {
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        let serves_all = (0..self.sockets.len()).all(|at| process.upstream.serves(ListenerId(at)));
+        if serves_all && self.fleet.ready(id, self.begun.elapsed()) {
+            process.stop_probing();
+            self.shared.front.add(process.upstream.clone());
+            tracing::info!(worker = id.0, slot = process.worker.slot, "ready");
+        }
+    }
+
+    fn exited(&mut self, id: WorkerId, exit: Exit) {
+        let expected = self.fleet.is_stopping(id);
+        self.fleet.exited(id, exit, self.now());
+        self.shared.front.remove(id);
+        self.shared.relay.leave(id);
+        self.servers.leave(id);
+        let Some(process) = self.processes.remove(&id) else { return };
+        let slot = process.worker.slot;
+        process.worker.hang_up();
+        if expected {
+            tracing::info!(worker = id.0, slot, %exit, "stopped");
+        } else {
+            tracing::warn!(worker = id.0, slot, %exit, "exited");
+            self.last_failure.get_or_insert_with(|| {
+                format!("A worker exited ({exit}) before it was ready; its own output says why.")
+            });
+        }
+    }
+
+    /// The app is up: connections are accepted.
+    fn open_the_doors(&mut self) {
+        for (at, socket) in self.sockets.iter().enumerate() {
+            let front = self.shared.front.clone();
+            let socket = socket.clone();
+            self.accepting.spawn(async move {
+                if let Err(error) = front.accept(ListenerId(at), socket.clone()).await {
+                    tracing::error!(on = %socket, %error, "can't accept");
+                }
+            });
+            tracing::info!(on = %self.sockets[at], "accepting");
+        }
+        self.notifier.ready();
+    }
+
+    /// The next stage of stopping: each further signal skips one.
+    fn stop(&mut self, phase: Phase) -> Phase {
+        match phase {
+            Phase::Up => {
+                self.notifier.stopping();
+                self.shared.front.stop();
+                let until = Instant::now() + self.config.stop.drain;
+                tracing::info!(
+                    connections = self.shared.front.connections(),
+                    "stopping: finishing what is in flight"
+                );
+                Phase::Draining { until }
+            }
+            Phase::Starting => {
+                self.notifier.stopping();
+                self.stop_workers()
+            }
+            Phase::Draining { .. } => self.stop_workers(),
+            Phase::Stopping => {
+                tracing::warn!("told to stop again: killing the workers");
+                self.processes.values().for_each(|process| process.signal(Signal::KILL));
+                Phase::Stopping
+            }
+        }
+    }
+
+    fn stop_workers(&mut self) -> Phase {
+        self.shared.front.stop();
+        self.fleet.stop();
+        Phase::Stopping
+    }
+
+    fn status(&self, phase: &Phase) -> String {
+        let summary = self.fleet.summary();
+        match phase {
+            Phase::Starting => format!("Starting: {summary}"),
+            Phase::Up => summary.to_string(),
+            Phase::Draining { .. } => {
+                let open = self.shared.front.connections();
+                format!("Stopping: {open} connections finish their requests")
+            }
+            Phase::Stopping => format!("Stopping: {summary}"),
+        }
+    }
+
+    fn not_ready(&self) -> RunError {
+        let reason = self.last_failure.clone().unwrap_or_default();
+        RunError::NotReady { reason }
+    }
+
+    /// What a worker that was not ready in time has done and what it has not.
+    fn why_not_ready(&self, process: &Process) -> String {
+        let missing: Vec<String> = self
+            .sockets
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| !process.upstream.serves(ListenerId(*at)))
+            .map(|(_, socket)| socket.to_string())
+            .collect();
+        let opened = self.servers.opened_by(process.worker.id);
+        let seconds = self.config.ready_timeout.as_secs_f64();
+        let mut reason = format!(
+            "After {seconds} s ([ready] timeout) nothing in the worker serves {}",
+            missing.join(" and ")
+        );
+        if opened.is_empty() {
+            reason += ": it has opened no server, and @socket.io/sticky does not answer.";
+        } else {
+            reason += &format!(
+                "; it has opened {}. Let listen name the port that the app opens, or let the app \
+                 open process.env.PORT.",
+                opened.join(", ")
+            );
+        }
+        reason
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => pending().await,
+    }
+}
+
+/// Ends when nothing is in flight any more, or the time for it is over.
+async fn drained(front: &Front, phase: &Phase) {
+    match phase {
+        Phase::Draining { until } => {
+            let _ = tokio::time::timeout_at((*until).into(), front.drained()).await;
+        }
+        _ => pending().await,
+    }
+}
+
+fn policy(config: &Config) -> Policy {
+    Policy {
+        slots: config.workers,
+        ready_timeout: config.ready_timeout,
+        backoff: config.restart.backoff,
+        restart: config.restart.policy,
+        stop_on_exit: config.restart.stop_on_exit.clone(),
+        asks: config.stop.method.len(),
+        ask_timeout: config.stop.timeout,
+    }
+}
+
+/// How workers are started. They see our own environment but for what systemd said to us, then
+/// `PORT` (the first port of `listen`), then `[env]`.
+fn plan(config: &Config, output: Output) -> Plan {
+    let ours_alone = |name: &OsString| {
+        let name = name.to_string_lossy();
+        name.starts_with("LISTEN_")
+            || name.starts_with("NODE_CHANNEL_")
+            || matches!(
+                &*name,
+                "NODE_UNIQUE_ID"
+                    | "NOTIFY_SOCKET"
+                    | "WATCHDOG_PID"
+                    | "WATCHDOG_USEC"
+                    | "FDSTORE"
+                    | "INVOCATION_ID"
+                    | "JOURNAL_STREAM"
+                    | "SYSTEMD_EXEC_PID"
+                    | "MANAGERPID"
+            )
+    };
+    let mut env: BTreeMap<OsString, OsString> =
+        std::env::vars_os().filter(|(name, _)| !ours_alone(name)).collect();
+    if let Some(port) = config.listen.iter().find_map(|on| on.port()) {
+        env.insert("PORT".into(), port.to_string().into());
+    }
+    env.extend(config.env.iter().map(|(name, value)| (name.into(), value.into())));
+    Plan {
+        app: config.app.clone(),
+        exec: config.exec.clone(),
+        directory: config.directory.clone(),
+        framing: config.framing,
+        env,
+        piped: output == Output::Prefixed,
+    }
+}
+
+/// For the backoff's jitter only.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}

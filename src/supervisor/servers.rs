@@ -1,0 +1,292 @@
+//! The servers that workers open: which of them is one of the app's routed listeners, and sockets
+//! of their own for the others, exactly as Node's primary keeps them.
+//!
+//! A routed listener's connections go through the front-end. Any other TCP or path server's are
+//! given out in turn, unlooked at, and a UDP socket is shared by all workers that bind it: what
+//! Node's own cluster does.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::listen::{self, Socket};
+use crate::route::ListenerId;
+use crate::worker::wire::Value;
+use crate::worker::wire::cluster::{Endpoint, HandleType, Query, SockName};
+use crate::worker::{Worker, WorkerId};
+
+/// `listen()`'s backlog in Node.
+const NODE_BACKLOG: i32 = 511;
+
+/// A worker that says no to a connection will say so again at once.
+const REFUSED_PAUSE: Duration = Duration::from_millis(10);
+
+/// How long a connection that no worker takes is kept.
+const REFUSED_LIMIT: Duration = Duration::from_secs(5);
+
+/// The first descriptor that systemd hands over: `listen({fd: 3})`.
+const FIRST_FD: i32 = 3;
+
+/// All open servers.
+#[derive(Debug)]
+pub struct Servers {
+    routed: Vec<Arc<Socket>>,
+    /// Where a relative path begins, as it does for the workers.
+    directory: PathBuf,
+    open: HashMap<String, Server>,
+}
+
+#[derive(Debug)]
+struct Server {
+    kind: Kind,
+    /// What the first worker sent along; all get the same.
+    data: Value,
+    members: Members,
+}
+
+type Members = Arc<Mutex<Vec<Arc<Worker>>>>;
+
+#[derive(Debug)]
+enum Kind {
+    Routed(ListenerId),
+    /// Accepts until it is dropped.
+    InTurn {
+        name: Option<SockName>,
+        _accepting: DropGuard,
+    },
+    Shared(Arc<OwnedFd>),
+}
+
+impl Servers {
+    /// For an app with these listeners.
+    pub fn new(routed: Vec<Arc<Socket>>, directory: PathBuf) -> Servers {
+        Servers { routed, directory, open: HashMap::new() }
+    }
+
+    /// Answers a worker's `queryServer`. Returns the routed listener that it got, with the key of
+    /// the worker's server.
+    pub fn query(&mut self, worker: &Arc<Worker>, query: Query) -> Option<(ListenerId, String)> {
+        let key = self.key(&query);
+        if let Some(server) = self.open.get(&key)
+            && lock(&server.members).iter().any(|member| member.id == worker.id)
+        {
+            worker.refuse(query.seq, &key, Errno::ADDRINUSE.raw_os_error());
+            return None;
+        }
+        if !self.open.contains_key(&key) {
+            match self.open(&key, &query) {
+                Ok(server) => {
+                    self.open.insert(key.clone(), server);
+                }
+                Err(error) => {
+                    let errno = error.raw_os_error().unwrap_or(Errno::INVAL.raw_os_error());
+                    tracing::warn!(worker = worker.id.0, on = ?query.on, %error, "a worker can't listen");
+                    worker.refuse(query.seq, &key, errno);
+                    return None;
+                }
+            }
+        }
+        let server = self.open.get(&key)?;
+        lock(&server.members).push(worker.clone());
+        match &server.kind {
+            Kind::Routed(listener) => {
+                let name = self.routed[listener.0].tcp_addr().map(sock_name);
+                worker.serve(query.seq, &key, &server.data, name.as_ref());
+                Some((*listener, key))
+            }
+            Kind::InTurn { name, .. } => {
+                worker.serve(query.seq, &key, &server.data, name.as_ref());
+                None
+            }
+            Kind::Shared(socket) => {
+                share(worker.clone(), query.seq, key, server.data.clone(), socket);
+                None
+            }
+        }
+    }
+
+    /// A worker has closed a server.
+    pub fn close(&mut self, id: WorkerId, key: &str) {
+        if let Some(server) = self.open.get(key) {
+            let mut members = lock(&server.members);
+            members.retain(|member| member.id != id);
+            let unused = members.is_empty();
+            drop(members);
+            if unused {
+                self.open.remove(key);
+            }
+        }
+    }
+
+    /// A worker is gone, and its servers with it.
+    pub fn leave(&mut self, id: WorkerId) {
+        let keys: Vec<String> = self.open.keys().cloned().collect();
+        keys.iter().for_each(|key| self.close(id, key));
+    }
+
+    /// The servers that a worker has open and that are not routed, for people to read.
+    pub fn opened_by(&self, id: WorkerId) -> Vec<String> {
+        let of_worker = |server: &&Server| lock(&server.members).iter().any(|m| m.id == id);
+        let name = |server: &Server| match &server.kind {
+            Kind::InTurn { name: Some(name), .. } => Some(format!("port {}", name.port)),
+            Kind::InTurn { name: None, .. } => Some("a path".to_owned()),
+            Kind::Routed(_) | Kind::Shared(_) => None,
+        };
+        self.open.values().filter(of_worker).filter_map(name).collect()
+    }
+
+    /// The routed listener that an endpoint means: the same port, path or descriptor.
+    fn routed(&self, on: &Endpoint) -> Option<ListenerId> {
+        let at = match on {
+            Endpoint::Fd(fd) => {
+                usize::try_from(fd - FIRST_FD).ok().filter(|at| *at < self.routed.len())
+            }
+            Endpoint::Tcp { port, .. } => self
+                .routed
+                .iter()
+                .position(|s| *port != 0 && s.tcp_addr().is_some_and(|a| a.port() == *port)),
+            Endpoint::Path { path, .. } => {
+                let path = self.directory.join(path);
+                self.routed.iter().position(|s| s.to_string() == path.to_string_lossy())
+            }
+            Endpoint::Udp { .. } => None,
+        };
+        at.map(ListenerId)
+    }
+
+    fn key(&self, query: &Query) -> String {
+        if let Some(listener) = self.routed(&query.on) {
+            return format!("listen:{}", listener.0);
+        }
+        match &query.on {
+            Endpoint::Tcp { port: 0, .. } | Endpoint::Udp { port: 0, .. } => {
+                format!("{:?}:{}", query.on, query.index)
+            }
+            on => format!("{on:?}"),
+        }
+    }
+
+    fn open(&self, key: &str, query: &Query) -> io::Result<Server> {
+        let members = Members::default();
+        let backlog = query.backlog.unwrap_or(NODE_BACKLOG);
+        let kind = match (self.routed(&query.on), &query.on) {
+            (Some(listener), _) => Kind::Routed(listener),
+            (None, Endpoint::Tcp { address, port, v6only }) => {
+                let socket = listen::tcp(ip(address)?, *port, *v6only, backlog)?;
+                let name = socket.local_addr().ok().map(sock_name);
+                let _accepting = accept(Socket::Tcp(socket), key, members.clone())?;
+                Kind::InTurn { name, _accepting }
+            }
+            (None, Endpoint::Path { path, readable_all, writable_all }) => {
+                let path = self.directory.join(path);
+                let socket = listen::unix(&path, backlog)?;
+                open_to_all(&path, *readable_all, *writable_all)?;
+                Kind::InTurn { name: None, _accepting: accept(socket, key, members.clone())? }
+            }
+            (None, Endpoint::Udp { address, port, v6, v6only, reuse }) => {
+                let socket = listen::udp(ip(address)?, *port, *v6, *v6only, *reuse)?;
+                Kind::Shared(Arc::new(socket.into()))
+            }
+            (None, Endpoint::Fd(_)) => return Err(Errno::BADF.into()),
+        };
+        Ok(Server { kind, data: query.data.clone(), members })
+    }
+}
+
+fn ip(address: &Option<String>) -> io::Result<Option<IpAddr>> {
+    let parse = |text: &String| text.parse().map_err(|_| io::Error::from(Errno::INVAL));
+    address.as_ref().map(parse).transpose()
+}
+
+fn sock_name(address: std::net::SocketAddr) -> SockName {
+    SockName {
+        address: address.ip().to_string(),
+        family: if address.is_ipv6() { "IPv6" } else { "IPv4" },
+        port: address.port(),
+    }
+}
+
+/// `readableAll` and `writableAll` of `server.listen()`.
+fn open_to_all(path: &Path, read: bool, write: bool) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut mode = std::fs::metadata(path)?.permissions().mode();
+    mode |= if read { 0o444 } else { 0 } | if write { 0o222 } else { 0 };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+/// Sends the worker a copy of a shared socket.
+fn share(worker: Arc<Worker>, ack: u64, key: String, data: Value, socket: &Arc<OwnedFd>) {
+    let copy = rustix::io::fcntl_dupfd_cloexec(socket.as_fd(), 0);
+    tokio::spawn(async move {
+        match copy {
+            Ok(copy) => {
+                // If it is gone, so is whoever waits for the answer.
+                let _ = worker.share(ack, &key, &data, HandleType::Datagram, copy).await;
+            }
+            Err(error) => worker.refuse(ack, &key, error.raw_os_error()),
+        }
+    });
+}
+
+/// Accepts and gives out in turn until the guard is dropped.
+fn accept(socket: Socket, key: &str, members: Members) -> io::Result<DropGuard> {
+    let stop = CancellationToken::new();
+    let guard = stop.clone().drop_guard();
+    let key = key.to_owned();
+    enum Listener {
+        Tcp(TcpListener),
+        /// The path is removed with it.
+        Unix(UnixListener, #[expect(dead_code)] Option<listen::OwnPath>),
+    }
+    let listener = match socket {
+        Socket::Tcp(socket) => Listener::Tcp(TcpListener::from_std(socket)?),
+        Socket::Unix(socket, path) => Listener::Unix(UnixListener::from_std(socket)?, path),
+    };
+    let next = async move || -> io::Result<OwnedFd> {
+        Ok(match &listener {
+            Listener::Tcp(listener) => listener.accept().await?.0.into_std()?.into(),
+            Listener::Unix(listener, _) => listener.accept().await?.0.into_std()?.into(),
+        })
+    };
+    tokio::spawn(stop.run_until_cancelled_owned(async move {
+        for turn in 0usize.. {
+            match next().await {
+                Ok(connection) => {
+                    tokio::spawn(give_out(connection, key.clone(), members.clone(), turn));
+                }
+                Err(_) => tokio::time::sleep(REFUSED_PAUSE).await,
+            }
+        }
+    }));
+    Ok(guard)
+}
+
+async fn give_out(mut connection: OwnedFd, key: String, members: Members, turn: usize) {
+    let offers = async {
+        for turn in turn.. {
+            let member = {
+                let members = lock(&members);
+                if members.is_empty() { None } else { Some(members[turn % members.len()].clone()) }
+            };
+            let Some(member) = member else { return };
+            match member.give_to_server(&key, connection).await {
+                Ok(()) => return,
+                Err(back) => connection = back,
+            }
+            tokio::time::sleep(REFUSED_PAUSE).await;
+        }
+    };
+    let _ = tokio::time::timeout(REFUSED_LIMIT, offers).await;
+}
+
+fn lock(members: &Members) -> std::sync::MutexGuard<'_, Vec<Arc<Worker>>> {
+    members.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,6 @@
+//! Talking to systemd.
+
+mod notify;
+pub mod post_stop;
+
+pub use notify::Notifier;

@@ -1,0 +1,52 @@
+//! `ExecStopPost=`: after a real stop, close the app's socket too.
+//!
+//! The socket unit is not bound to the service (on systemd 257 a restart would then replace it and
+//! refuse connections), so nothing else closes it. After a crash or a restart it stays open and
+//! keeps the connections that arrive. Which of these it is, the unit's job tells.
+
+use zbus::Connection;
+use zbus::OwnedObjectPath;
+
+/// systemd's own bus name, also the prefix of its interfaces.
+const SYSTEMD: &str = "org.freedesktop.systemd1";
+
+/// What ended the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// `systemctl stop`, or what depends on one.
+    Stop,
+    /// A restart, or a crash that a restart follows.
+    Other,
+}
+
+/// Stops the app's socket unit if its service was stopped.
+///
+/// # Errors
+/// The bus can't be reached, or systemd says no.
+pub async fn close_socket_on_stop(app: &str) -> zbus::Result<()> {
+    let bus = Connection::system().await?;
+    let manager = manager(&bus, "org.freedesktop.systemd1.Manager").await?;
+    let service = format!("{app}.service");
+    let unit: OwnedObjectPath = manager.call("GetUnit", &service.as_str()).await?;
+    if cause(&bus, &unit).await? == Cause::Stop {
+        let socket = format!("{app}.socket");
+        // The service is still stopping: waiting for the socket's job here would be for ever.
+        let _job: OwnedObjectPath = manager.call("StopUnit", &(socket.as_str(), "replace")).await?;
+    }
+    Ok(())
+}
+
+async fn manager(bus: &Connection, interface: &'static str) -> zbus::Result<zbus::Proxy<'static>> {
+    zbus::Proxy::new(bus, SYSTEMD, "/org/freedesktop/systemd1", interface).await
+}
+
+async fn cause(bus: &Connection, unit: &OwnedObjectPath) -> zbus::Result<Cause> {
+    let unit = zbus::Proxy::new(bus, SYSTEMD, unit, "org.freedesktop.systemd1.Unit").await?;
+    let (id, job): (u32, OwnedObjectPath) = unit.get_property("Job").await?;
+    if id == 0 {
+        return Ok(Cause::Other);
+    }
+    let job = zbus::Proxy::new(bus, SYSTEMD, job, "org.freedesktop.systemd1.Job").await?;
+    let kind: String = job.get_property("JobType").await?;
+    Ok(if kind == "stop" { Cause::Stop } else { Cause::Other })
+}

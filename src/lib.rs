@@ -1,5 +1,6 @@
 //! cohortd
 pub mod config;
+pub mod ctl;
 pub mod exit;
 pub mod listen;
 pub mod log;

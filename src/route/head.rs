@@ -1,5 +1,7 @@
 //! A request's head, as far as routing looks at it. Pure: bytes in, a verdict out.
 
+use std::borrow::Cow;
+
 /// What the first bytes of a connection are.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Opening {
@@ -102,53 +104,54 @@ fn lists(headers: &[httparse::Header<'_>], name: &str, word: &str) -> bool {
 }
 
 /// The session in a request target: the parameter `sid`, and no other, of an Engine.IO request,
-/// which always names its `transport`. Engine.IO reads a repeated `sid` as a list and knows no
-/// session by it; it is none here either.
+/// which always names its `transport`. Read as Engine.IO reads it (`URLSearchParams`): names and
+/// values are decoded, and of several the last one counts.
 pub fn session(target: &str) -> Session {
     let Some((_, query)) = target.split_once('?') else { return Session::None };
     let query = query.split('#').next().unwrap_or_default();
     let mut engine = false;
-    let mut sids = 0;
-    let mut sid = "";
+    let mut sid = None;
     for (name, value) in query.split('&').map(|p| p.split_once('=').unwrap_or((p, ""))) {
-        match name {
+        match &*decoded(name) {
             "transport" => engine = true,
-            "sid" => {
-                sid = value;
-                sids += 1;
-            }
+            "sid" => sid = Some(value),
             _ => {}
         }
     }
-    match (engine, sids) {
+    match (engine, sid) {
         (false, _) => Session::None,
-        (true, 0) => Session::Handshake,
-        (true, 1) => Session::Of(unescape(sid)),
-        (true, _) => Session::None,
+        (true, None | Some("")) => Session::Handshake,
+        (true, Some(sid)) => Session::Of(decoded(sid).into_owned()),
     }
 }
 
-/// Percent-decoding, for apps that generate session ids of their own.
-fn unescape(text: &str) -> String {
-    if !text.contains('%') {
-        return text.to_owned();
+/// The text of a part of a query: `%XX` is a byte, `+` a space.
+fn decoded(text: &str) -> Cow<'_, str> {
+    if !text.contains(['%', '+']) {
+        return Cow::Borrowed(text);
     }
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
-        let hex = tail.get(..2).and_then(|pair| std::str::from_utf8(pair).ok());
-        match hex.and_then(|pair| u8::from_str_radix(pair, 16).ok()) {
-            Some(byte) if first == b'%' => {
+        let hex = tail.get(..2).filter(|pair| pair.iter().all(u8::is_ascii_hexdigit));
+        let byte =
+            hex.and_then(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+        rest = match (first, byte) {
+            (b'%', Some(byte)) => {
                 bytes.push(byte);
-                rest = &tail[2..];
+                &tail[2..]
+            }
+            (b'+', _) => {
+                bytes.push(b' ');
+                tail
             }
             _ => {
                 bytes.push(first);
-                rest = tail;
+                tail
             }
-        }
+        };
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// What an Engine.IO handshake says.
@@ -200,8 +203,10 @@ mod tests {
             ("/socket.io/?foo=sid%3Dno&EIO=4&transport=polling&sid=yes", of("yes")),
             ("/socket.io/?foo=?sid=no&EIO=4&transport=polling&sid=yes", of("yes")),
             ("/socket.io/?EIO=4&transport=polling&sid=a%2Fb", of("a/b")),
-            ("/socket.io/?EIO=4&transport=polling&sid=", of("")),
-            ("/socket.io/?EIO=4&transport=polling&sid=a&sid=b", Session::None),
+            ("/socket.io/?EIO=4&transport=polling&%73id=a", of("a")),
+            ("/socket.io/?EIO=4&transport=polling&sid=a+b%zz%+1%4", of("a b%zz% 1%4")),
+            ("/socket.io/?EIO=4&transport=polling&sid=", Session::Handshake),
+            ("/socket.io/?EIO=4&transport=polling&sid=a&sid=b", of("b")),
             ("/api?sid=abc", Session::None),
             ("/sid=abc", Session::None),
         ];

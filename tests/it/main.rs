@@ -1,3 +1,6 @@
 //! Everything that is tested from outside, in one binary: linking is what two cores are slow at.
 
+mod app;
 mod config;
+mod sdbox;
+mod socketio;

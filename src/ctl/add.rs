@@ -1,0 +1,167 @@
+//! `cohortctl add`: an app becomes a systemd service.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::{CONFIG_FOLDER, CtlError, booted, systemctl, units};
+use crate::config::{Config, is_app_name};
+
+/// Make an app a systemd service: write its configuration (unless it is there) and its units
+#[derive(Debug, clap::Args)]
+pub struct Add {
+    /// The app's name: of its configuration, its units and its log
+    app: String,
+    /// The worker's command line, such as "node worker.js"; quotes work as in a shell, nothing else
+    #[arg(long, requires = "listen")]
+    exec: Option<String>,
+    /// Where workers start
+    #[arg(long, default_value = ".")]
+    directory: PathBuf,
+    /// A port (8080), an address (127.0.0.1:8080) or a path (/run/myapp.sock); may be repeated
+    #[arg(long, requires = "exec")]
+    listen: Vec<String>,
+    /// How many workers: a number, auto (one a processor) or auto-1
+    #[arg(long, requires = "exec")]
+    workers: Option<String>,
+    /// The user that everything runs as [default: the owner of the directory]
+    #[arg(long)]
+    user: Option<String>,
+}
+
+impl Add {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Nothing has been changed when the configuration is wrong.
+    pub fn run(&self) -> Result<(), CtlError> {
+        if !is_app_name(&self.app) {
+            return Err(CtlError::Refused(format!(
+                "\"{}\" can't be an app's name: letters, digits, - and _, at most 64",
+                self.app
+            )));
+        }
+        let file = Path::new(CONFIG_FOLDER).join(format!("{}.toml", self.app));
+        let text = self.text(&file)?;
+        let config = match &text {
+            Some(text) => Config::parse(&file, text)?,
+            None => Config::load(&file)?,
+        };
+        let user = match &self.user {
+            Some(user) => user.clone(),
+            None => owner(&config)?,
+        };
+        let units = units::render(&config, &user, &programs()?);
+        for unit in &units {
+            if unit.path.exists() && !units::is_ours(&unit.path) {
+                return Err(CtlError::Refused(format!(
+                    "{} exists and is not of cohortctl's making: move it away first",
+                    unit.path.display()
+                )));
+            }
+        }
+        if let Some(text) = text {
+            fs::create_dir_all(CONFIG_FOLDER)
+                .map_err(|e| CtlError::file(Path::new(CONFIG_FOLDER), e))?;
+            write(&file, &text)?;
+        }
+        // A handle by the name of a profile before.
+        for old in units::of_app(&self.app) {
+            if !units.iter().any(|unit| unit.path == old) {
+                fs::remove_file(&old).map_err(|e| CtlError::file(&old, e))?;
+            }
+        }
+        for unit in &units {
+            write(&unit.path, &unit.text)?;
+        }
+        if booted() {
+            systemctl(&["daemon-reload"])?;
+        }
+        println!(
+            "{app} is configured in {file} and runs as {user}. To start it, now and at each boot:\n  \
+             systemctl enable --now {app}.socket {app}@{profile}",
+            app = config.app,
+            file = file.display(),
+            profile = config.profile,
+        );
+        Ok(())
+    }
+
+    /// The text of a new configuration; `None` when the one that is there is to be used.
+    fn text(&self, file: &Path) -> Result<Option<String>, CtlError> {
+        let Some(exec) = &self.exec else {
+            return if file.exists() {
+                Ok(None)
+            } else {
+                Err(CtlError::Refused(format!(
+                    "{} is not there yet: write it, or say --exec and --listen",
+                    file.display()
+                )))
+            };
+        };
+        if file.exists() {
+            return Err(CtlError::Refused(format!(
+                "{} is there already: edit it and run `cohortctl add {}` without --exec",
+                file.display(),
+                self.app
+            )));
+        }
+        let words = shlex::split(exec)
+            .ok_or_else(|| CtlError::Refused(format!("--exec has an open quote: {exec}")))?;
+        let directory =
+            fs::canonicalize(&self.directory).map_err(|e| CtlError::file(&self.directory, e))?;
+        let string = |text: &str| toml::Value::from(text).to_string();
+        let list = |items: &[String]| {
+            let items: Vec<String> = items.iter().map(|item| string(item)).collect();
+            format!("[{}]", items.join(", "))
+        };
+        let mut text = format!(
+            "exec = {}\ndirectory = {}\nlisten = {}\n",
+            list(&words),
+            string(&directory.to_string_lossy()),
+            list(&self.listen),
+        );
+        if let Some(workers) = &self.workers {
+            let value = workers.parse::<i64>().map_or_else(|_| string(workers), |n| n.to_string());
+            text += &format!("workers = {value}\n");
+        }
+        Ok(Some(text))
+    }
+}
+
+/// The user that owns the app's directory; root is never taken by default.
+fn owner(config: &Config) -> Result<String, CtlError> {
+    let metadata =
+        fs::metadata(&config.directory).map_err(|e| CtlError::file(&config.directory, e))?;
+    if metadata.uid() == 0 {
+        return Err(CtlError::Refused(format!(
+            "{} belongs to root, and an app should not run as root: say --user NAME",
+            config.directory.display()
+        )));
+    }
+    // systemd takes the number as well as the name.
+    Ok(metadata.uid().to_string())
+}
+
+/// The folder of `cohortd`, which is also ours.
+fn programs() -> Result<PathBuf, CtlError> {
+    let this =
+        std::env::current_exe().map_err(|e| CtlError::file(Path::new("/proc/self/exe"), e))?;
+    let folder = this.parent().map(Path::to_owned).unwrap_or_default();
+    let cohortd = folder.join("cohortd");
+    if cohortd.exists() {
+        Ok(folder)
+    } else {
+        Err(CtlError::file(&cohortd, io::ErrorKind::NotFound.into()))
+    }
+}
+
+/// All of the text or none of it.
+fn write(path: &Path, text: &str) -> Result<(), CtlError> {
+    let error = |e| CtlError::file(path, e);
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    fs::write(&new, text).map_err(error)?;
+    fs::rename(&new, path).map_err(error)
+}

@@ -1,0 +1,47 @@
+//! `cohortctl remove`: an app is no systemd service any more.
+
+use std::fs;
+use std::path::Path;
+
+use super::{CONFIG_FOLDER, CtlError, booted, systemctl, units};
+
+/// Stop an app and remove its units; its configuration stays unless --purge is said
+#[derive(Debug, clap::Args)]
+pub struct Remove {
+    /// The app's name
+    app: String,
+    /// Remove its configuration too
+    #[arg(long)]
+    purge: bool,
+}
+
+impl Remove {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// There is no such app, or systemd can't stop it.
+    pub fn run(&self) -> Result<(), CtlError> {
+        let file = Path::new(CONFIG_FOLDER).join(format!("{}.toml", self.app));
+        let units = units::of_app(&self.app);
+        if units.is_empty() && !(self.purge && file.exists()) {
+            return Err(CtlError::Refused(format!("there is no app \"{}\" here", self.app)));
+        }
+        if booted() && !units.is_empty() {
+            let mut disable = vec!["disable", "--now"];
+            let names = units.iter().filter_map(|path| path.file_name()?.to_str());
+            // A template has nothing to stop.
+            disable.extend(names.filter(|name| !name.contains("@.")));
+            systemctl(&disable)?;
+        }
+        for unit in &units {
+            fs::remove_file(unit).map_err(|e| CtlError::file(unit, e))?;
+        }
+        if booted() {
+            systemctl(&["daemon-reload"])?;
+        }
+        if self.purge && file.exists() {
+            fs::remove_file(&file).map_err(|e| CtlError::file(&file, e))?;
+        }
+        Ok(())
+    }
+}

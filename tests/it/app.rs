@@ -1,0 +1,324 @@
+//! A running `cohortd run`, and the Node programs that the tests drive it with.
+//!
+//! Nothing outlives a test: an app is told to stop when it is dropped, killed when it does not,
+//! and every process it ever started has to be gone then.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// How long anything may take that takes a second here.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The Node versions that everything about workers is tested on: `tests/js/package.json`.
+pub(crate) const NODES: [&str; 5] = ["node18", "node20", "node22", "node24", "node26"];
+
+/// `tests/js`.
+pub(crate) fn js() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/js");
+    assert!(
+        folder.join("node_modules").exists(),
+        "run `make setup` first: no tests/js/node_modules"
+    );
+    folder
+}
+
+/// The program of one of [`NODES`].
+pub(crate) fn node(version: &str) -> PathBuf {
+    js().join("node_modules").join(version).join("bin/node")
+}
+
+/// What an app is run with.
+#[derive(Debug, Clone)]
+pub(crate) struct Spec {
+    node: PathBuf,
+    script: PathBuf,
+    args: Vec<String>,
+    listen: Vec<String>,
+    workers: usize,
+    env: BTreeMap<String, String>,
+    more: String,
+}
+
+impl Spec {
+    /// An app of `tests/js/apps`, on Node 20, two workers, on a free loopback port.
+    pub(crate) fn new(script: &str) -> Spec {
+        let port = free_port();
+        Spec {
+            node: node("node20"),
+            script: js().join("apps").join(script),
+            args: Vec::new(),
+            listen: vec![format!("127.0.0.1:{port}")],
+            workers: 2,
+            env: BTreeMap::new(),
+            more: String::new(),
+        }
+    }
+
+    pub(crate) fn node(mut self, version: &str) -> Spec {
+        self.node = node(version);
+        self
+    }
+
+    /// Another script than one of `tests/js/apps`.
+    pub(crate) fn script(mut self, path: impl Into<PathBuf>) -> Spec {
+        self.script = path.into();
+        self
+    }
+
+    pub(crate) fn arg(mut self, arg: &str) -> Spec {
+        self.args.push(arg.to_owned());
+        self
+    }
+
+    pub(crate) fn workers(mut self, n: usize) -> Spec {
+        self.workers = n;
+        self
+    }
+
+    pub(crate) fn env(mut self, name: &str, value: impl ToString) -> Spec {
+        self.env.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// Instead of the one free port.
+    pub(crate) fn listen(mut self, entries: &[&str]) -> Spec {
+        self.listen = entries.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// Lines of TOML after the top-level keys.
+    pub(crate) fn more(mut self, toml: &str) -> Spec {
+        self.more = toml.to_owned();
+        self
+    }
+
+    fn toml(&self) -> String {
+        let mut exec = vec![self.node.display().to_string(), self.script.display().to_string()];
+        exec.extend(self.args.iter().cloned());
+        let folder = self.script.parent().expect("a script has a folder");
+        let mut text = format!(
+            "exec = {exec:?}\ndirectory = {folder:?}\nlisten = {:?}\nworkers = {}\n{}\n[env]\n",
+            self.listen, self.workers, self.more
+        );
+        for (name, value) in &self.env {
+            let _ = writeln!(text, "{name} = {value:?}");
+        }
+        text
+    }
+
+    /// Starts it and waits until it accepts connections.
+    pub(crate) fn start(&self) -> App {
+        let app = self.start_only();
+        app.wait_for("accepting");
+        app
+    }
+
+    /// Starts it.
+    pub(crate) fn start_only(&self) -> App {
+        let folder = TempDir::new().expect("a temporary folder");
+        let file = folder.path().join("test.toml");
+        std::fs::write(&file, self.toml()).expect("written");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_cohortd"))
+            .arg("run")
+            .arg(&file)
+            .env("COHORTD_LOG", "debug")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .expect("cohortd starts");
+        let log = Arc::new(Mutex::new(String::new()));
+        gather(child.stdout.take().expect("piped"), log.clone());
+        gather(child.stderr.take().expect("piped"), log.clone());
+        App { child, log, address: self.listen[0].clone(), _folder: folder }
+    }
+}
+
+fn gather(stream: impl Read + Send + 'static, log: Arc<Mutex<String>>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            let mut log = log.lock().expect("no panic holds it");
+            log.push_str(&line);
+            log.push('\n');
+        }
+    });
+}
+
+/// A running app.
+#[derive(Debug)]
+pub(crate) struct App {
+    child: Child,
+    log: Arc<Mutex<String>>,
+    address: String,
+    _folder: TempDir,
+}
+
+impl App {
+    /// `host:port` of the first `listen` entry.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// What cohortd and the workers have written.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().expect("no panic holds it").clone()
+    }
+
+    /// Waits for text in the log.
+    pub(crate) fn wait_for(&self, text: &str) {
+        self.wait_for_times(text, 1);
+    }
+
+    /// Waits until text has come so many times in the log.
+    pub(crate) fn wait_for_times(&self, text: &str, times: usize) {
+        let seen = || self.log().matches(text).count() >= times;
+        assert!(until(seen), "{times} × {text:?} did not come; the log:\n{}", self.log());
+    }
+
+    /// Process ids of the workers that are running, by slot.
+    pub(crate) fn workers(&self) -> BTreeMap<usize, i32> {
+        let mut pids = BTreeMap::new();
+        for (slot, pid) in self.started() {
+            if Path::new(&format!("/proc/{pid}")).exists() {
+                pids.insert(slot, pid);
+            }
+        }
+        pids
+    }
+
+    fn started(&self) -> Vec<(usize, i32)> {
+        let number = |line: &str, key: &str| {
+            let text = line.split_once(key)?.1;
+            text.split_whitespace().next()?.parse().ok()
+        };
+        let log = self.log();
+        let started = log.lines().filter(|line| line.contains(" started worker="));
+        started
+            .filter_map(|line| Some((number(line, "slot=")? as usize, number(line, "pid=")?)))
+            .collect()
+    }
+
+    /// Sends cohortd itself a signal.
+    pub(crate) fn signal(&self, signal: &str) {
+        kill(signal, self.child.id() as i32);
+    }
+
+    /// Waits for cohortd's end; its exit code.
+    pub(crate) fn wait(&mut self) -> Option<i32> {
+        let mut status = None;
+        let ended = until(|| {
+            status = self.child.try_wait().expect("our own child");
+            status.is_some()
+        });
+        assert!(ended, "it still runs; the log:\n{}", self.log());
+        status.and_then(|status| status.code())
+    }
+
+    /// Runs a client of `tests/js` against the app: its last line, which is JSON. Panics with the
+    /// client's output and the app's log unless it exits 0.
+    pub(crate) fn client(&self, script: &str, args: &[&str]) -> serde_json::Value {
+        let url = self.url();
+        let all: Vec<&str> = std::iter::once(url.as_str()).chain(args.iter().copied()).collect();
+        client(script, &all, &[]).unwrap_or_else(|said| panic!("{said}\n--- log\n{}", self.log()))
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        let ended = |child: &mut Child| child.try_wait().is_ok_and(|status| status.is_some());
+        if !ended(&mut self.child) {
+            self.signal("INT");
+            self.signal("INT"); // no draining
+            if !until(|| ended(&mut self.child)) {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+            }
+        }
+        let left = || self.workers().into_values().collect::<Vec<_>>();
+        let gone = until(|| left().is_empty());
+        for pid in left() {
+            kill("KILL", pid);
+        }
+        if !std::thread::panicking() {
+            let log = self.log();
+            assert!(gone, "workers outlived cohortd; the log:\n{log}");
+            assert!(!log.contains("panicked at"), "cohortd panicked:\n{log}");
+        }
+    }
+}
+
+/// Sends a process that a test has started a signal.
+pub(crate) fn kill(signal: &str, pid: i32) {
+    let _ = Command::new("kill").args(["-s", signal, &pid.to_string()]).status();
+}
+
+/// Runs a program of `tests/js` on Node 20 to its end: its last line, or all that it said.
+pub(crate) fn client(
+    script: &str,
+    args: &[&str],
+    env: &[(&str, &str)],
+) -> Result<serde_json::Value, String> {
+    let output = Command::new(node("node20"))
+        .arg(js().join(script))
+        .args(args)
+        .envs(env.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .expect("node starts");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let last = said.lines().last().and_then(|line| serde_json::from_str(line).ok());
+    match last {
+        Some(value) if output.status.success() => Ok(value),
+        _ => {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            Err(format!("{script} {args:?}: {}\n{said}\n{errors}", output.status))
+        }
+    }
+}
+
+/// A port that nobody has, outside the range that the kernel gives to clients.
+pub(crate) fn free_port() -> u16 {
+    let mut random = std::process::id() ^ Instant::now().elapsed().subsec_nanos();
+    for byte in tempfile::Builder::new()
+        .tempfile()
+        .iter()
+        .flat_map(|f| f.path().file_name().unwrap_or_default().as_encoded_bytes().to_vec())
+    {
+        random = random.wrapping_mul(31).wrapping_add(byte.into());
+    }
+    for step in 0..20_000u32 {
+        let port = 10_000 + (random.wrapping_add(step * 7) % 20_000) as u16;
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port from 10000 to 30000");
+}
+
+/// Asks again and again until it is so, or the deadline has passed.
+pub(crate) fn until(mut so: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        if so() {
+            return true;
+        }
+        if Instant::now() > end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

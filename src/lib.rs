@@ -1,4 +1,26 @@
-//! cohortd
+//! PM2's cluster mode, done by systemd.
+//!
+//! One cohortd process an app stands between the socket that systemd hands over and N worker
+//! processes of the app, which need not know: it is the primary of Node's own cluster protocol.
+//!
+//! # The map
+//! Reading order is the order in which data flows.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`config`] | the TOML file, read whole and checked whole |
+//! | [`listen`] | sockets that systemd handed over, by name, or our own |
+//! | [`route`] | a client's connection: its head, its session, its worker; proxied or handed over |
+//! | [`worker`] | a worker process: how it is started, and its IPC channel, down to the wire |
+//! | [`relay`] | packets of the Socket.IO cluster adapter, from each worker to the others |
+//! | [`supervisor`] | which workers there should be, and the loop that joins everything |
+//! | [`systemd`] | what systemd is told |
+//! | [`ctl`] | `cohortctl`, one file a command |
+//!
+//! What decides is pure (`route::head`, `route::table`, `worker::wire`, `supervisor::fleet`,
+//! `relay::{fanout, envelope}`): no clock, no runtime, no system call; a test sees to it. The
+//! others do what was decided.
+
 pub mod config;
 pub mod ctl;
 pub mod exit;

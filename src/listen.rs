@@ -185,7 +185,7 @@ fn take_one(fds: &mut listenfd::ListenFd, index: usize) -> io::Result<Socket> {
 /// An address that can't be bound.
 pub fn open(listen: &[Listen], inherited: Inherited) -> Result<Vec<Socket>, ListenError> {
     if inherited.sockets.is_empty() {
-        return listen.iter().map(|on| bind(on)).collect();
+        return listen.iter().map(bind).collect();
     }
     let mut sockets = inherited.sockets;
     // `listen({fd: 3})` in a worker means the first entry of `listen`.

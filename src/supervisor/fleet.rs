@@ -376,3 +376,219 @@ impl Policy {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    fn policy() -> Policy {
+        Policy {
+            slots: 3,
+            ready_timeout: MS(5_000),
+            backoff: (MS(100), MS(30_000)),
+            restart: Restart::Always,
+            stop_on_exit: vec![42],
+            asks: 2,
+            ask_timeout: MS(1_000),
+        }
+    }
+
+    fn steps(fleet: &mut Fleet, now: Duration) -> Vec<Action> {
+        std::iter::from_fn(|| fleet.step(now)).collect()
+    }
+
+    fn started(actions: &[Action]) -> Vec<WorkerId> {
+        let id = |action: &Action| match action {
+            Action::Start { id, .. } => Some(*id),
+            _ => None,
+        };
+        actions.iter().filter_map(id).collect()
+    }
+
+    #[test]
+    fn an_app_comes_up_when_all_are_ready() {
+        let mut fleet = Fleet::new(policy(), 1);
+        let ids = started(&steps(&mut fleet, MS(0)));
+        assert_eq!(ids, [WorkerId(1), WorkerId(2), WorkerId(3)]);
+        for id in &ids {
+            assert_eq!(fleet.startup(), Startup::Pending);
+            assert!(fleet.ready(*id, MS(10)));
+            assert!(!fleet.ready(*id, MS(11)), "once");
+        }
+        assert_eq!(fleet.startup(), Startup::Up);
+        assert_eq!(fleet.deadline(), None, "nothing to wait for");
+        assert_eq!(fleet.summary().to_string(), "3/3 workers ready");
+    }
+
+    #[test]
+    fn an_app_comes_up_with_some_and_fails_with_none() {
+        let mut fleet = Fleet::new(policy(), 1);
+        let ids = started(&steps(&mut fleet, MS(0)));
+        fleet.ready(ids[0], MS(1));
+        fleet.exited(ids[1], Exit::Code(1), MS(1));
+        assert_eq!(fleet.startup(), Startup::Pending, "the third may yet become ready");
+        fleet.exited(ids[2], Exit::Code(1), MS(1));
+        assert_eq!(fleet.startup(), Startup::Up, "one serves, the others have been tried");
+
+        let mut fleet = Fleet::new(policy(), 1);
+        let mut now = MS(0);
+        for round in 0..3 {
+            assert_eq!(fleet.startup(), Startup::Pending, "round {round}");
+            for id in started(&steps(&mut fleet, now)) {
+                fleet.exited(id, Exit::Code(1), now);
+            }
+            now += MS(1_000);
+        }
+        assert_eq!(fleet.startup(), Startup::Failed);
+    }
+
+    #[test]
+    fn a_worker_that_is_not_ready_in_time_is_killed_and_has_failed() {
+        let mut fleet = Fleet::new(Policy { slots: 1, ..policy() }, 1);
+        let id = started(&steps(&mut fleet, MS(0)))[0];
+        assert_eq!(fleet.deadline(), Some(MS(5_000)));
+        assert_eq!(steps(&mut fleet, MS(4_999)), []);
+        assert_eq!(steps(&mut fleet, MS(5_000)), [Action::Kill { id, late: Late::Ready }]);
+        assert!(!fleet.ready(id, MS(5_001)), "too late");
+        fleet.exited(id, Exit::Signal(9), MS(5_002));
+        assert_eq!(fleet.startup(), Startup::Failed);
+    }
+
+    #[test]
+    fn failures_back_off_and_a_long_good_time_forgives_them() {
+        let mut fleet = Fleet::new(Policy { slots: 1, ..policy() }, 7);
+        let mut now = MS(0);
+        let mut doubled = MS(100);
+        for _ in 0..12 {
+            let id = started(&steps(&mut fleet, now))[0];
+            fleet.exited(id, Exit::Code(1), now);
+            let wait = fleet.deadline().expect("a next try") - now;
+            assert!(wait >= doubled.mul_f64(0.75) && wait <= doubled.mul_f64(1.25), "{wait:?}");
+            doubled = (doubled * 2).min(MS(30_000));
+            now += wait;
+        }
+        let id = started(&steps(&mut fleet, now))[0];
+        fleet.ready(id, now);
+        now += MS(30_000);
+        fleet.hung_up(id, now); // how a crash is first heard of
+        fleet.exited(id, Exit::Signal(9), now);
+        assert!(fleet.deadline().expect("a next try") - now <= MS(125));
+    }
+
+    #[test]
+    fn exits_that_end_a_slot() {
+        let ends = |restart, exit| {
+            let mut fleet = Fleet::new(Policy { slots: 1, restart, ..policy() }, 1);
+            let id = started(&steps(&mut fleet, MS(0)))[0];
+            fleet.exited(id, exit, MS(1));
+            started(&steps(&mut fleet, MS(100_000))).is_empty()
+        };
+        assert!(ends(Restart::Always, Exit::Code(42)) && !ends(Restart::Always, Exit::Code(0)));
+        assert!(
+            ends(Restart::OnFailure, Exit::Code(0)) && !ends(Restart::OnFailure, Exit::Code(1))
+        );
+        assert!(!ends(Restart::OnFailure, Exit::Signal(9)));
+        assert!(ends(Restart::Never, Exit::Signal(9)));
+    }
+
+    #[test]
+    fn stopping_asks_in_order_and_then_kills() {
+        let mut fleet = Fleet::new(Policy { slots: 1, ..policy() }, 1);
+        let id = started(&steps(&mut fleet, MS(0)))[0];
+        fleet.ready(id, MS(1));
+        fleet.stop();
+        assert_eq!(steps(&mut fleet, MS(10)), [Action::Ask { id, way: 0 }]);
+        assert_eq!(steps(&mut fleet, MS(1_010)), [Action::Ask { id, way: 1 }]);
+        assert_eq!(steps(&mut fleet, MS(2_010)), [Action::Kill { id, late: Late::Stop }]);
+        assert!(fleet.is_stopping(id) && !fleet.is_empty());
+        fleet.exited(id, Exit::Signal(9), MS(2_011));
+        assert!(fleet.is_empty());
+        assert_eq!(steps(&mut fleet, MS(100_000)), [], "nothing starts any more");
+    }
+
+    /// Random histories. The world may do to a worker whatever it likes at any time; what must
+    /// hold is that a slot never has two workers, ids are never reused, nothing is started while
+    /// it is to wait, nothing is asked of the dead, and every history settles.
+    #[test]
+    fn whatever_happens_the_fleet_settles() {
+        const HISTORIES: u64 = 20_000;
+        let only = std::env::var("FLEET_SEED").ok().and_then(|seed| seed.parse().ok());
+        for seed in only.map_or(0..HISTORIES, |seed| seed..seed + 1) {
+            if let Err(panic) = std::panic::catch_unwind(|| history(seed)) {
+                eprintln!("failed with FLEET_SEED={seed}");
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+
+    fn history(seed: u64) {
+        let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut dice = move |sides: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            (random >> 33) % sides
+        };
+        let slots = 1 + dice(4) as usize;
+        let mut fleet = Fleet::new(Policy { slots, ..policy() }, seed);
+        let mut now = MS(0);
+        let mut alive: BTreeMap<WorkerId, usize> = BTreeMap::new();
+        let mut last_id = 0;
+        let mut carry_out = |fleet: &mut Fleet, alive: &mut BTreeMap<WorkerId, usize>, now| {
+            for action in steps(fleet, now) {
+                match action {
+                    Action::Start { slot, id } => {
+                        assert!(id.0 > last_id, "ids are never reused");
+                        last_id = id.0;
+                        assert!(alive.values().all(|other| *other != slot), "one worker a slot");
+                        alive.insert(id, slot);
+                    }
+                    Action::Ask { id, .. } | Action::Kill { id, .. } => {
+                        assert!(alive.contains_key(&id), "nothing is asked of the dead");
+                    }
+                }
+            }
+        };
+        for _ in 0..60 {
+            carry_out(&mut fleet, &mut alive, now);
+            let waits = fleet.deadline().is_some_and(|at| at > now);
+            assert!(waits || fleet.deadline().is_none(), "what is due has been done");
+            let ids: Vec<WorkerId> = alive.keys().copied().collect();
+            let any = (!ids.is_empty()).then(|| ids[dice(ids.len() as u64) as usize]);
+            match (dice(6), any) {
+                (0 | 1, Some(id)) => drop(fleet.ready(id, now)),
+                (2, Some(id)) => fleet.hung_up(id, now),
+                (3, Some(id)) => {
+                    alive.remove(&id);
+                    fleet.exited(id, Exit::Code(dice(3) as i32), now);
+                }
+                _ => now += MS(dice(8_000)),
+            }
+        }
+        // The world calms down: whatever is started becomes ready, whatever is killed dies.
+        let stop = dice(2) == 0;
+        if stop {
+            fleet.stop();
+        }
+        for _ in 0..200 {
+            carry_out(&mut fleet, &mut alive, now);
+            for id in alive.keys().copied().collect::<Vec<_>>() {
+                fleet.ready(id, now);
+                if fleet.is_stopping(id) {
+                    alive.remove(&id);
+                    fleet.exited(id, Exit::Signal(15), now);
+                }
+            }
+            now = fleet.deadline().unwrap_or(now).max(now) + MS(1);
+        }
+        let summary = fleet.summary();
+        if stop {
+            assert!(fleet.is_empty() && alive.is_empty(), "{summary}");
+        } else {
+            assert_eq!((summary.ready, alive.len()), (slots, slots), "{summary}");
+        }
+    }
+}

@@ -43,8 +43,7 @@ fn write_line(to: &mut impl Write, prefix: &str, line: &[u8]) -> std::io::Result
 async fn lines(stream: impl AsyncRead + Unpin, mut print: impl FnMut(&[u8])) {
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
-    loop {
-        let Ok(chunk) = reader.fill_buf().await else { break };
+    while let Ok(chunk) = reader.fill_buf().await {
         if chunk.is_empty() {
             break;
         }

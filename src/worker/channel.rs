@@ -354,6 +354,6 @@ fn receive(socket: impl AsFd, into: &mut [u8]) -> io::Result<usize> {
     let mut slices = [IoSliceMut::new(into)];
     let received =
         rustix::net::recvmsg(socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    drop(control.drain());
+    control.drain().for_each(drop);
     Ok(received.bytes)
 }

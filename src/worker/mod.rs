@@ -1,12 +1,12 @@
 //! Worker processes: how they are started, talked to, and proven ready.
 
 pub mod channel;
+mod id;
 pub mod probe;
 pub mod spawn;
 pub mod wire;
 
 use std::collections::HashMap;
-use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -15,19 +15,11 @@ use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+pub use id::WorkerId;
+
 use channel::{Channel, ChannelError, Reader};
 use wire::cluster::{HandleReply, HandleType, Message, SockName, StickyConnection, WithHandle};
 use wire::{Incoming, Value};
-
-/// A worker's number: `NODE_UNIQUE_ID`, `cluster.worker.id`. Counted from 1, never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WorkerId(pub u64);
-
-impl fmt::Display for WorkerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// A running worker, as everybody else sees it: something to send to.
 #[derive(Debug)]

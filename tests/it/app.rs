@@ -117,8 +117,9 @@ impl Spec {
 
     /// Starts it and waits until it accepts connections.
     pub(crate) fn start(&self) -> App {
-        let app = self.start_only();
-        app.wait_for("accepting");
+        let mut app = self.start_only();
+        let up = until(|| app.log().contains("accepting") || app.has_ended());
+        assert!(up && !app.has_ended(), "it did not come up; the log:\n{}", app.log());
         app
     }
 
@@ -217,6 +218,10 @@ impl App {
         kill(signal, self.child.id() as i32);
     }
 
+    fn has_ended(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some())
+    }
+
     /// Waits for cohortd's end; its exit code.
     pub(crate) fn wait(&mut self) -> Option<i32> {
         let mut status = None;
@@ -239,11 +244,10 @@ impl App {
 
 impl Drop for App {
     fn drop(&mut self) {
-        let ended = |child: &mut Child| child.try_wait().is_ok_and(|status| status.is_some());
-        if !ended(&mut self.child) {
+        if !self.has_ended() {
             self.signal("INT");
             self.signal("INT"); // no draining
-            if !until(|| ended(&mut self.child)) {
+            if !until(|| self.has_ended()) {
                 let _ = self.child.kill();
                 let _ = self.child.wait();
             }

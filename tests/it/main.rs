@@ -2,5 +2,7 @@
 
 mod app;
 mod config;
+mod examples;
+mod layout;
 mod sdbox;
 mod socketio;

@@ -1,0 +1,48 @@
+# The README's commands. `make help` lists them.
+
+CHAT = examples/chat
+PACKAGES = tests/rig/packages
+
+.PHONY: help demo build install test test-setup ci fmt lint doc deny clean
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: ## Serve the example chat with two workers on http://localhost:8080; Ctrl-C ends it
+	$(PACKAGES) cc:gcc node:nodejs npm:npm
+	npm ci --prefix $(CHAT) --no-fund --no-audit
+	cargo build --release --locked
+	exec target/release/cohortd run $(CHAT)/cohortd.toml
+
+build: ## Build the two programs
+	cargo build --release --locked
+
+test: test-setup ## Run every test, those under a real systemd included
+	cargo nextest run --locked
+
+test-setup: ## Install what the tests need: Debian packages, npm packages, cargo-nextest
+	$(PACKAGES) cc:gcc node:nodejs npm:npm mmdebstrap:mmdebstrap chromium:chromium \
+		openssl:openssl ip:iproute2 setpriv:util-linux flock:util-linux python3:python3
+	npm ci --prefix tests/js --no-fund --no-audit
+	for app in chat sticky get-started; do npm ci --prefix examples/$$app --no-fund --no-audit || exit 1; done
+	cargo nextest --version >/dev/null 2>&1 || cargo install cargo-nextest --locked
+
+ci: ## What has to pass before a change lands
+	.ci/run
+
+fmt: ## Check the formatting
+	cargo fmt --all --check
+
+lint: ## clippy, warnings are errors
+	cargo clippy --all-targets --locked -- -D warnings
+
+doc: ## The crate's documentation, warnings are errors
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --document-private-items
+
+deny: ## Licences, sources and duplicates of dependencies
+	cargo deny --version >/dev/null 2>&1 || cargo install cargo-deny --locked
+	cargo deny --log-level error check bans licenses sources
+
+clean: ## Remove what was built and installed here
+	cargo clean
+	rm -rf tests/js/node_modules examples/*/node_modules

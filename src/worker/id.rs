@@ -1,0 +1,13 @@
+//! What a worker is called.
+
+use std::fmt;
+
+/// A worker's number: `NODE_UNIQUE_ID`, `cluster.worker.id`. Counted from 1, never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerId(pub u64);
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

@@ -48,6 +48,7 @@ fn main() -> ExitCode {
 
 fn run(file: &std::path::Path, output: Output) -> ExitCode {
     log::start(output == Output::Inherit);
+    raise_descriptor_limit();
     // Before any thread: it edits the environment.
     let inherited = match Inherited::take() {
         Ok(inherited) => inherited,
@@ -69,6 +70,14 @@ fn run(file: &std::path::Path, output: Output) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::failed(&error),
     }
+}
+
+/// As many descriptors as we may have: connections are bounded by it, and the default of 1024 is
+/// meant for programs that use `select`.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 fn post_stop(app: &str) -> ExitCode {

@@ -83,7 +83,14 @@ async fn answer(
         request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         request.headers_mut().insert(header::UPGRADE, upgrade.protocol.clone());
     }
-    match send(front, listener, &session, request).await {
+    // A poll is in flight for as long as there is nothing to say. It is not worth waiting for.
+    let is_poll = matches!(session, Session::Of(_)) && request.method() == Method::GET;
+    let stop = front.stopping();
+    let sent = tokio::select! {
+        sent = send(front, listener, &session, request) => sent,
+        () = stop.cancelled(), if is_poll => Err(Failure::NoWorker),
+    };
+    match sent {
         Ok((mut response, lease)) => {
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 return match upgrade {

@@ -1,30 +1,80 @@
 //! Workers' output in the foreground: each line with its worker before it.
+//!
+//! A thread of its own does the writing: a terminal that stands still (or a pager that is not
+//! read) holds up the workers that write, as it would without us, but never cohortd.
 
 use std::io::{IsTerminal, Write};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::Child;
+use tokio::sync::{mpsc, oneshot};
 
 /// Longer lines are cut into several: a worker that never ends its line must not fill our memory.
 const MAX_LINE: usize = 16 << 10;
 
+/// Lines that wait to be written; then the workers wait.
+const MAX_WAITING: usize = 256;
+
+/// How long the last lines may take in the end.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+
 /// One colour a slot, in turn: those readable on dark and on light.
 const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
 
-/// Prints a worker's output, both streams, until it ends.
-pub(super) fn print(child: &mut Child, slot: usize) {
-    if let Some(stdout) = child.stdout.take() {
-        let prefix = prefix(slot, std::io::stdout().is_terminal());
-        tokio::spawn(lines(stdout, move |line| {
-            let _ = write_line(&mut std::io::stdout().lock(), &prefix, line);
-        }));
+#[derive(Debug, Clone, Copy)]
+enum Stream {
+    Out,
+    Err,
+}
+
+/// The writing thread.
+#[derive(Debug)]
+pub(super) struct Printer {
+    lines: mpsc::Sender<(Stream, Vec<u8>)>,
+    done: oneshot::Receiver<()>,
+}
+
+impl Printer {
+    /// Starts it.
+    pub(super) fn start() -> Printer {
+        let (lines, mut waiting) = mpsc::channel::<(Stream, Vec<u8>)>(MAX_WAITING);
+        let (is_done, done) = oneshot::channel();
+        std::thread::spawn(move || {
+            while let Some((stream, line)) = waiting.blocking_recv() {
+                // Nobody may be reading any more; the app goes on all the same.
+                let _ = match stream {
+                    Stream::Out => write(&mut std::io::stdout().lock(), &line),
+                    Stream::Err => write(&mut std::io::stderr().lock(), &line),
+                };
+            }
+            let _ = is_done.send(());
+        });
+        Printer { lines, done }
     }
-    if let Some(stderr) = child.stderr.take() {
-        let prefix = prefix(slot, std::io::stderr().is_terminal());
-        tokio::spawn(lines(stderr, move |line| {
-            let _ = write_line(&mut std::io::stderr().lock(), &prefix, line);
-        }));
+
+    /// Prints a worker's output, both streams, until it ends.
+    pub(super) fn print(&self, child: &mut Child, slot: usize) {
+        if let Some(stdout) = child.stdout.take() {
+            let prefix = prefix(slot, std::io::stdout().is_terminal());
+            tokio::spawn(read_lines(stdout, prefix, Stream::Out, self.lines.clone()));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            let prefix = prefix(slot, std::io::stderr().is_terminal());
+            tokio::spawn(read_lines(stderr, prefix, Stream::Err, self.lines.clone()));
+        }
     }
+
+    /// Waits a moment until what the workers have written is printed.
+    pub(super) async fn finish(self) {
+        drop(self.lines);
+        let _ = tokio::time::timeout(FLUSH_LIMIT, self.done).await;
+    }
+}
+
+fn write(to: &mut impl Write, line: &[u8]) -> std::io::Result<()> {
+    to.write_all(line)?;
+    to.flush()
 }
 
 fn prefix(slot: usize, coloured: bool) -> String {
@@ -35,30 +85,33 @@ fn prefix(slot: usize, coloured: bool) -> String {
     }
 }
 
-fn write_line(to: &mut impl Write, prefix: &str, line: &[u8]) -> std::io::Result<()> {
-    to.write_all(&[prefix.as_bytes(), line, b"\n"].concat())?;
-    to.flush()
-}
-
-async fn lines(stream: impl AsyncRead + Unpin, mut print: impl FnMut(&[u8])) {
+async fn read_lines(
+    stream: impl AsyncRead + Unpin,
+    prefix: String,
+    to: Stream,
+    lines: mpsc::Sender<(Stream, Vec<u8>)>,
+) {
     let mut reader = BufReader::new(stream);
-    let mut line = Vec::new();
+    let mut line = prefix.clone().into_bytes();
     while let Ok(chunk) = reader.fill_buf().await {
         if chunk.is_empty() {
             break;
         }
         let end = memchr::memchr(b'\n', chunk);
-        let room = MAX_LINE - line.len();
+        let room = MAX_LINE.saturating_sub(line.len());
         let taken = end.unwrap_or(chunk.len()).min(room);
         line.extend_from_slice(&chunk[..taken]);
-        let whole = end == Some(taken);
-        reader.consume(taken + usize::from(whole));
-        if whole || line.len() == MAX_LINE {
-            print(&line);
-            line.clear();
+        let is_whole = end == Some(taken);
+        let is_full = line.len() >= MAX_LINE;
+        reader.consume(taken + usize::from(is_whole));
+        if is_whole || is_full {
+            line.push(b'\n');
+            let _ = lines.send((to, line)).await;
+            line = prefix.clone().into_bytes();
         }
     }
-    if !line.is_empty() {
-        print(&line);
+    if line.len() > prefix.len() {
+        line.push(b'\n');
+        let _ = lines.send((to, line)).await;
     }
 }

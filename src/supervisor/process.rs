@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::fleet::Exit;
+use super::output::Printer;
 use crate::relay::Relay;
 use crate::route::{Front, Upstream};
 use crate::worker::channel::{Channel, ChannelError};
@@ -68,12 +69,13 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Starts a worker and its tasks.
+    /// Starts a worker and its tasks; a printer is there if the plan pipes its output.
     pub(super) fn start(
         plan: &Plan,
         id: WorkerId,
         slot: usize,
         shared: &Shared,
+        printer: Option<&Printer>,
     ) -> Result<Process, SpawnError> {
         let spawned = spawn(plan, id, slot)?;
         let mut child = spawned.child;
@@ -85,7 +87,9 @@ impl Process {
         let number = pid.as_raw_nonzero().get() as u32;
         let worker = Arc::new(Worker::new(id, slot, number, channel));
         let upstream = Arc::new(Upstream::new(worker.clone()));
-        super::output::print(&mut child, slot);
+        if let Some(printer) = printer {
+            printer.print(&mut child, slot);
+        }
         shared.relay.join(&worker);
 
         let adapter_spoke = Arc::new(Notify::new());

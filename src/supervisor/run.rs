@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use super::fleet::{Action, Exit, Fleet, Late, Policy, Startup};
+use super::output::Printer;
 use super::process::{Event, Process, Shared};
 use super::servers::Servers;
 use crate::config::{Config, StopMethod};
@@ -70,6 +71,7 @@ pub async fn run(config: Config, sockets: Vec<Socket>, output: Output) -> Result
         notifier: Notifier::default(),
         accepting: TaskTracker::new(),
         last_failure: None,
+        printer: (output == Output::Prefixed).then(Printer::start),
         config,
         sockets,
         shared,
@@ -89,6 +91,7 @@ struct Supervisor {
     accepting: TaskTracker,
     begun: Instant,
     last_failure: Option<String>,
+    printer: Option<Printer>,
 }
 
 /// How far the app's life has come.
@@ -156,10 +159,10 @@ impl Supervisor {
                 }
             }
         }
-        match failed {
-            Some(error) => Err(error),
-            None => Ok(()),
+        if let Some(printer) = self.printer.take() {
+            printer.finish().await;
         }
+        failed.map_or(Ok(()), Err)
     }
 
     fn now(&self) -> Duration {
@@ -171,7 +174,8 @@ impl Supervisor {
         while let Some(action) = self.fleet.step(self.now()) {
             match action {
                 Action::Start { slot, id } => {
-                    match Process::start(&self.plan, id, slot, &self.shared) {
+                    match Process::start(&self.plan, id, slot, &self.shared, self.printer.as_ref())
+                    {
                         Ok(process) => {
                             tracing::info!(
                                 worker = id.0,

@@ -53,13 +53,11 @@ impl Add {
             None => owner(&config)?,
         };
         let units = units::render(&config, &user, &programs()?);
-        for unit in &units {
-            if unit.path.exists() && !units::is_ours(&unit.path) {
-                return Err(CtlError::Refused(format!(
-                    "{} exists and is not of cohortctl's making: move it away first",
-                    unit.path.display()
-                )));
-            }
+        if let Some(foreign) = units.iter().find_map(units::Unit::foreign) {
+            return Err(CtlError::Refused(format!(
+                "{} exists and is not of cohortctl's making: choose another name or move it away",
+                foreign.display()
+            )));
         }
         if let Some(text) = text {
             fs::create_dir_all(CONFIG_FOLDER)
@@ -100,13 +98,6 @@ impl Add {
                 )))
             };
         };
-        if file.exists() {
-            return Err(CtlError::Refused(format!(
-                "{} is there already: edit it and run `cohortctl add {}` without --exec",
-                file.display(),
-                self.app
-            )));
-        }
         let words = shlex::split(exec)
             .ok_or_else(|| CtlError::Refused(format!("--exec has an open quote: {exec}")))?;
         let directory =
@@ -126,7 +117,17 @@ impl Add {
             let value = workers.parse::<i64>().map_or_else(|_| string(workers), |n| n.to_string());
             text += &format!("workers = {value}\n");
         }
-        Ok(Some(text))
+        match fs::read_to_string(file) {
+            Ok(there) if there == text => Ok(None),
+            Ok(_) => Err(CtlError::Refused(format!(
+                "{} is there already and says something else: edit it and run `cohortctl add {}` \
+                 without --exec",
+                file.display(),
+                self.app
+            ))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(text)),
+            Err(error) => Err(CtlError::file(file, error)),
+        }
     }
 }
 

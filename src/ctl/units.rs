@@ -2,10 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::Config;
+use crate::config::{Config, Listen};
 
 /// Where an administrator's units live. A generator's could not be enabled.
 const FOLDER: &str = "/etc/systemd/system";
+
+/// Where else systemd looks for units: one of ours by the same name would take the place of it.
+const OTHER_FOLDERS: [&str; 4] = [
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
 
 /// How every unit of ours begins: what does not begin so is not overwritten or removed.
 pub(super) const MARK: &str = "# Written by cohortctl add ";
@@ -20,6 +28,18 @@ pub(super) struct Unit {
     pub(super) text: String,
 }
 
+impl Unit {
+    /// The file of somebody else that this unit would overwrite or take the place of.
+    pub(super) fn foreign(&self) -> Option<PathBuf> {
+        let name = self.path.file_name()?;
+        let others = OTHER_FOLDERS.iter().map(|folder| Path::new(folder).join(name));
+        let mut foreign = std::iter::once(self.path.clone())
+            .chain(others)
+            .filter(|path| path.symlink_metadata().is_ok() && !is_ours(path));
+        foreign.next()
+    }
+}
+
 /// All units of an app, run by this user from programs in this folder.
 pub(super) fn render(config: &Config, user: &str, programs: &Path) -> Vec<Unit> {
     let templates = [
@@ -31,7 +51,8 @@ pub(super) fn render(config: &Config, user: &str, programs: &Path) -> Vec<Unit> 
         ),
         (include_str!("../../units/app@.service.in"), format!("{}@.service", config.app)),
     ];
-    let listen: Vec<String> = config.listen.iter().map(|on| format!("ListenStream={on}")).collect();
+    let stream = |on: &Listen| format!("ListenStream={}", on.to_string().replace('%', "%%"));
+    let listen: Vec<String> = config.listen.iter().map(stream).collect();
     let asks = config.stop.timeout.as_secs() * config.stop.method.len() as u64;
     let stop = config.stop.drain.as_secs() + asks + STOP_MARGIN_SECONDS;
     let workers = match config.workers {

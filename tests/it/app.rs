@@ -117,7 +117,12 @@ impl Spec {
 
     /// Starts it and waits until it accepts connections.
     pub(crate) fn start(&self) -> App {
-        let mut app = self.start_only();
+        self.start_with_stdout(Stdio::piped())
+    }
+
+    /// Starts it with another standard output than the log.
+    pub(crate) fn start_with_stdout(&self, stdout: impl Into<Stdio>) -> App {
+        let mut app = self.spawn(stdout.into());
         let up = until(|| app.log().contains("accepting") || app.has_ended());
         assert!(up && !app.has_ended(), "it did not come up; the log:\n{}", app.log());
         app
@@ -125,6 +130,10 @@ impl Spec {
 
     /// Starts it.
     pub(crate) fn start_only(&self) -> App {
+        self.spawn(Stdio::piped())
+    }
+
+    fn spawn(&self, stdout: Stdio) -> App {
         let folder = TempDir::new().expect("a temporary folder");
         let file = folder.path().join("test.toml");
         std::fs::write(&file, self.toml()).expect("written");
@@ -133,13 +142,15 @@ impl Spec {
             .arg(&file)
             .env("COHORTD_LOG", "debug")
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(stdout)
             .stderr(Stdio::piped())
             .process_group(0)
             .spawn()
             .expect("cohortd starts");
         let log = Arc::new(Mutex::new(String::new()));
-        gather(child.stdout.take().expect("piped"), log.clone());
+        if let Some(stdout) = child.stdout.take() {
+            gather(stdout, log.clone());
+        }
         gather(child.stderr.take().expect("piped"), log.clone());
         App { child, log, address: self.listen[0].clone(), _folder: folder }
     }

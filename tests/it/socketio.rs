@@ -107,6 +107,20 @@ fn sessions_share_keep_alive_connections_without_misroutes() {
 }
 
 #[test]
+fn every_node_version_keeps_sessions_apart() {
+    for version in NODES {
+        let app = sticky("sticky2", "adapter03").node(version).start();
+        let seen = app.client("clients/rush.js", &["200", "32"]);
+        assert_eq!(seen["failed"], 0, "{version}: {seen}");
+        let url = app.url();
+        let env = [("LARGE", "0"), ("ROUNDS", "3")];
+        let seen = client("clients/multiplex.js", &[&url, "40", "4"], &env)
+            .unwrap_or_else(|e| panic!("{version}: {e}\n--- log\n{}", app.log()));
+        assert_eq!((&seen["misroutes"], &seen["corrupted"]), (&0.into(), &0.into()), "{seen}");
+    }
+}
+
+#[test]
 fn the_others_know_of_a_killed_worker_at_once() {
     for adapter in ["adapter03", "adapter02"] {
         let app = sticky("sticky2", adapter).workers(4).start();

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -57,9 +58,11 @@ type Members = Arc<Mutex<Vec<Arc<Worker>>>>;
 #[derive(Debug)]
 enum Kind {
     Routed(ListenerId),
-    /// Accepts until it is dropped.
+    /// The socket is closed at the moment this is dropped: the same worker may open it again with
+    /// its next message.
     InTurn {
         name: Option<SockName>,
+        _listener: Arc<Listener>,
         _accepting: DropGuard,
     },
     Shared(Arc<OwnedFd>),
@@ -167,7 +170,8 @@ impl Servers {
             return format!("listen:{}", listener.0);
         }
         match &query.on {
-            Endpoint::Tcp { port: 0, .. } | Endpoint::Udp { port: 0, .. } => {
+            // Several of these can have the same address in one worker.
+            Endpoint::Tcp { port: 0, .. } | Endpoint::Udp { .. } => {
                 format!("{:?}:{}", query.on, query.index)
             }
             on => format!("{on:?}"),
@@ -182,14 +186,13 @@ impl Servers {
             (None, Endpoint::Tcp { address, port, v6only }) => {
                 let socket = listen::tcp(ip(address)?, *port, *v6only, backlog)?;
                 let name = socket.local_addr().ok().map(sock_name);
-                let _accepting = accept(Socket::Tcp(socket), key, members.clone())?;
-                Kind::InTurn { name, _accepting }
+                in_turn(Socket::Tcp(socket), name, key, members.clone())?
             }
             (None, Endpoint::Path { path, readable_all, writable_all }) => {
                 let path = self.directory.join(path);
                 let socket = listen::unix(&path, backlog)?;
                 open_to_all(&path, *readable_all, *writable_all)?;
-                Kind::InTurn { name: None, _accepting: accept(socket, key, members.clone())? }
+                in_turn(socket, None, key, members.clone())?
             }
             (None, Endpoint::Udp { address, port, v6, v6only, reuse }) => {
                 let socket = listen::udp(ip(address)?, *port, *v6, *v6only, *reuse)?;
@@ -236,37 +239,64 @@ fn share(worker: Arc<Worker>, ack: u64, key: String, data: Value, socket: &Arc<O
     });
 }
 
-/// Accepts and gives out in turn until the guard is dropped.
-fn accept(socket: Socket, key: &str, members: Members) -> io::Result<DropGuard> {
+#[derive(Debug)]
+enum Listener {
+    Tcp(TcpListener),
+    /// The path is removed with it.
+    Unix(UnixListener, #[expect(dead_code)] Option<listen::OwnPath>),
+}
+
+impl Listener {
+    fn watch(socket: Socket) -> io::Result<Listener> {
+        Ok(match socket {
+            Socket::Tcp(socket) => Listener::Tcp(TcpListener::from_std(socket)?),
+            Socket::Unix(socket, path) => Listener::Unix(UnixListener::from_std(socket)?, path),
+        })
+    }
+
+    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<OwnedFd>> {
+        match self {
+            Listener::Tcp(listener) => {
+                listener.poll_accept(context).map(|accepted| Ok(accepted?.0.into_std()?.into()))
+            }
+            Listener::Unix(listener, _) => {
+                listener.poll_accept(context).map(|accepted| Ok(accepted?.0.into_std()?.into()))
+            }
+        }
+    }
+}
+
+/// Accepts and gives out in turn, as long as the result is kept.
+fn in_turn(
+    socket: Socket,
+    name: Option<SockName>,
+    key: &str,
+    members: Members,
+) -> io::Result<Kind> {
+    let listener = Arc::new(Listener::watch(socket)?);
     let stop = CancellationToken::new();
     let guard = stop.clone().drop_guard();
     let key = key.to_owned();
-    enum Listener {
-        Tcp(TcpListener),
-        /// The path is removed with it.
-        Unix(UnixListener, #[expect(dead_code)] Option<listen::OwnPath>),
-    }
-    let listener = match socket {
-        Socket::Tcp(socket) => Listener::Tcp(TcpListener::from_std(socket)?),
-        Socket::Unix(socket, path) => Listener::Unix(UnixListener::from_std(socket)?, path),
-    };
-    let next = async move || -> io::Result<OwnedFd> {
-        Ok(match &listener {
-            Listener::Tcp(listener) => listener.accept().await?.0.into_std()?.into(),
-            Listener::Unix(listener, _) => listener.accept().await?.0.into_std()?.into(),
+    let weak = Arc::downgrade(&listener);
+    let next = async move || {
+        std::future::poll_fn(|context| match weak.upgrade() {
+            Some(listener) => listener.poll_accept(context).map(Some),
+            None => Poll::Ready(None),
         })
+        .await
     };
     tokio::spawn(stop.run_until_cancelled_owned(async move {
         for turn in 0usize.. {
             match next().await {
-                Ok(connection) => {
+                Some(Ok(connection)) => {
                     tokio::spawn(give_out(connection, key.clone(), members.clone(), turn));
                 }
-                Err(_) => tokio::time::sleep(REFUSED_PAUSE).await,
+                Some(Err(_)) => tokio::time::sleep(REFUSED_PAUSE).await,
+                None => return,
             }
         }
     }));
-    Ok(guard)
+    Ok(Kind::InTurn { name, _listener: listener, _accepting: guard })
 }
 
 async fn give_out(mut connection: OwnedFd, key: String, members: Members, turn: usize) {

@@ -30,6 +30,9 @@ use super::wire::{Decoder, FrameError, Framing};
 /// What may wait for one worker, in bytes (64 MiB).
 const MAX_QUEUED: usize = 64 << 20;
 
+/// What a frame takes beside its own bytes: many small ones must not be free.
+const FRAME_OVERHEAD: usize = 128;
+
 /// Unacknowledged descriptors; below any `RLIMIT_NOFILE`, above what a busy worker needs.
 const MAX_UNACKNOWLEDGED: usize = 128;
 
@@ -95,6 +98,13 @@ struct Frame {
     handle: Option<Handle>,
 }
 
+impl Frame {
+    /// The memory it takes, about.
+    fn cost(&self) -> usize {
+        self.bytes.len() + FRAME_OVERHEAD
+    }
+}
+
 #[derive(Debug)]
 struct Handle {
     fd: OwnedFd,
@@ -158,7 +168,7 @@ impl Channel {
         } else {
             // Not between the parts of a frame.
             let at = usize::from(out.sent > 0);
-            out.bytes += frame.bytes.len();
+            out.bytes += frame.cost();
             out.queue.insert(at, Frame { bytes: frame.bytes, handle: Some(handle) });
         }
         drop(out);
@@ -195,7 +205,7 @@ impl Channel {
             }
             return;
         }
-        out.bytes += frame.bytes.len();
+        out.bytes += frame.cost();
         out.queue.push_back(frame);
         let too_much = out.bytes > MAX_QUEUED;
         drop(out);
@@ -288,7 +298,7 @@ impl Outbox {
             }
             sent -= left;
             self.sent = 0;
-            self.bytes -= frame.bytes.len();
+            self.bytes -= frame.cost();
             if let Some(frame) = self.queue.pop_front()
                 && frame.handle.is_some()
             {

@@ -1,7 +1,8 @@
-// Every way an app can listen under a cluster primary, one case a run: multi.js CASE
+// Every way an app can listen under a cluster primary: multi.js CASE[,CASE…]
 //
 // What happens is written to stdout, one JSON object a line: {"case":…,"name":…,"event":"listening","address":…}.
 // Ports are BASE_PORT (18000) plus the number beside the case. Cases that end themselves do so after their first request.
+// With MAIN=1 it also listens on PORT of 127.0.0.1.
 const cluster = require("node:cluster");
 const dgram = require("node:dgram");
 const fs = require("node:fs");
@@ -61,13 +62,13 @@ const cases = {
   v6only: () => listen("v6only", hello("v6only"), { port: port(7), host: "::", ipv6Only: true, backlog: 33 }),
   // 8: the second is refused with EADDRINUSE.
   twice() {
-    listen("first", hello("first"), port(8));
-    listen("second", hello("second"), port(8));
+    listen("twice", hello("twice"), port(8));
+    listen("twice again", hello("twice again"), port(8));
   },
   // 9
   relisten() {
-    const first = listen("first", hello("first"), port(9));
-    first.once("listening", () => first.close(() => listen("second", hello("second"), port(9))));
+    const first = listen("relisten", hello("relisten"), port(9));
+    first.once("listening", () => first.close(() => listen("relisten again", hello("relisten again"), port(9))));
   },
   // 10 on 127.0.0.1 and on ::1
   udp() {
@@ -75,8 +76,15 @@ const cases = {
     datagrams("udp6", "udp6", { port: port(10), address: "::1" });
     datagrams("udp4 of its own", "udp4", { port: 0, exclusive: true });
   },
-  // An inherited listener: TESTFD, or systemd's first.
-  fd: () => listen("fd", hello("fd"), { fd: Number(env.TESTFD || 3) }),
+  // 19: both are bound.
+  udpreuse() {
+    datagrams("udp reused", { type: "udp4", reuseAddr: true }, { port: port(19), address: "127.0.0.1" });
+    datagrams("udp reused again", { type: "udp4", reuseAddr: true }, { port: port(19), address: "127.0.0.1" });
+  },
+  // Inherited listeners: TESTFD (several with commas between), or systemd's first.
+  fd() {
+    for (const fd of (env.TESTFD || "3").split(",")) listen(`fd ${fd}`, hello("fd"), { fd: Number(fd) });
+  },
   // 11: one connection a worker; others must go to another worker, or wait.
   max() {
     const server = net.createServer((socket) => socket.on("error", () => {}).write(`max ${process.pid}\n`));
@@ -117,6 +125,16 @@ const cases = {
   },
   // 18: asks nobody from Node 22 on, and all workers have it.
   reuseport: () => listen("reuseport", hello("reuseport"), { port: port(18), reusePort: true }),
+  // The same server once more, 50 times, each as soon as the last is closed; 20 and a path.
+  again() {
+    const again = (name, where, left) => {
+      const server = http.createServer();
+      server.on("error", (e) => say("error", { name, code: e.code, left }));
+      server.listen(where, () => server.close(() => (left ? again(name, where, left - 1) : say("done", { name }))));
+    };
+    again("port again", port(20), 50);
+    again("path again", file("again.sock"), 50);
+  },
   // Stays up and never listens.
   none: () => setInterval(() => {}, 60_000),
 };
@@ -128,8 +146,11 @@ say("start", {
 process.on("message", (message, handle) => say("message", { message, handle: handle && handle.constructor.name }));
 process.on("disconnect", () => say("disconnect"));
 process.on("exit", (code) => say("exit", { code, exitedAfterDisconnect: cluster.worker && cluster.worker.exitedAfterDisconnect }));
-if (!Object.hasOwn(cases, what)) {
-  process.stderr.write(`no such case: ${what}; there are ${Object.keys(cases).join(" ")}\n`);
-  process.exit(2);
+if (env.MAIN) listen("main", hello("main"), Number(env.PORT), "127.0.0.1");
+for (const name of String(what).split(",")) {
+  if (!Object.hasOwn(cases, name)) {
+    process.stderr.write(`no such case: ${name}; there are ${Object.keys(cases).join(" ")}\n`);
+    process.exit(2);
+  }
+  cases[name]();
 }
-cases[what]();

@@ -51,7 +51,7 @@ pub enum Session {
 }
 
 /// As many headers as Node's default limit of 16 KiB can usefully hold.
-const MAX_HEADERS: usize = 200;
+pub(super) const MAX_HEADERS: usize = 200;
 
 /// The first byte of a TLS record that holds a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;

@@ -11,6 +11,7 @@ pub mod head;
 mod pair;
 mod proxy;
 pub mod table;
+mod upload;
 mod upstream;
 
 pub use front::Front;

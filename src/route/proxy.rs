@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Either, Empty, Full};
+use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::SendRequest;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -17,12 +17,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
 use super::front::{Client, Front, Peer};
-use super::head::{self, Session};
+use super::head::{self, MAX_HEADERS, Session};
+use super::upload::Upload;
 use super::upstream::{InFlight, ListenerId, Upstream};
 use crate::config::Limits;
-
-/// A request's body on its way to a worker: the client's, or none when it is sent a second time.
-pub(super) type RequestBody = Either<Incoming, Empty<Bytes>>;
 
 /// A worker that dies with a request in hand takes at most this many tries.
 const MAX_TRIES: usize = 4;
@@ -47,7 +45,9 @@ pub(super) async fn serve(
         .timer(TokioTimer::new())
         .header_read_timeout(limits.idle)
         .max_buf_size(limits.head_size.max(8192))
+        .max_headers(MAX_HEADERS)
         .preserve_header_case(true)
+        .auto_date_header(false)
         .serve_connection(TokioIo::new(client), service)
         .with_upgrades();
     tokio::pin!(connection);
@@ -74,6 +74,11 @@ async fn answer(
     let session = head::session(target);
     let upgrade = take_upgrade(&mut request);
     strip_hop_by_hop(request.headers_mut());
+    if request.body().size_hint().exact().is_none() {
+        // Without a word hyper takes a GET to have no body.
+        let chunked = HeaderValue::from_static("chunked");
+        request.headers_mut().insert(header::TRANSFER_ENCODING, chunked);
+    }
     forwarded(request.headers_mut(), peer);
     if session == Session::Handshake {
         // The session is read from the response, so that must not be compressed; it is short.
@@ -100,9 +105,16 @@ async fn answer(
             }
             let keep = keep_alive(response.headers());
             strip_hop_by_hop(response.headers_mut());
+            let unread = response.status() == StatusCode::BAD_REQUEST && keep.is_none();
+            if upgrade.is_some() || unread {
+                // What follows on the connection may not be meant as a request: the worker, too,
+                // reads no further.
+                let headers = response.headers_mut();
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             let (parts, body) = response.into_parts();
-            let mut body =
-                Forwarded { first: None, inner: body, lease: Some(Lease { keep, ..lease }) };
+            let lease = Some(Lease { keep, ..lease });
+            let mut body = Forwarded { first: None, inner: body, ended: false, lease };
             if session == Session::Handshake && parts.status == StatusCode::OK {
                 body.learn_session(front).await;
             }
@@ -114,33 +126,48 @@ async fn answer(
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
             response
         }
+        Err(Failure::BadBody) => {
+            refusal(StatusCode::BAD_REQUEST, "The request's body breaks off or is malformed.")
+        }
         Err(Failure::Died) => {
             refusal(StatusCode::BAD_GATEWAY, "The worker ended before it had answered.")
         }
     }
 }
 
-/// A head that Node and some proxy before us could read differently. hyper has refused differing
-/// lengths, unknown codings and malformed fields, and closes after a length beside a coding.
+/// A request that Node and some proxy before us could read differently. hyper has refused
+/// differing lengths, unknown codings and malformed fields; beside a coding it has removed the
+/// length, and closes after the response.
 fn ambiguous(request: &Request<Incoming>) -> bool {
     let headers = request.headers();
-    let hosts = headers.get_all(header::HOST).iter().count();
-    let both = headers.contains_key(header::CONTENT_LENGTH)
-        && headers.contains_key(header::TRANSFER_ENCODING);
+    let mut hosts = headers.get_all(header::HOST).into_iter();
+    let one_host = match (hosts.next(), hosts.next(), request.uri().authority()) {
+        (Some(host), None, Some(target)) => {
+            host.as_bytes().eq_ignore_ascii_case(target.as_str().as_bytes())
+        }
+        (Some(_), None, None) => true,
+        (None, _, _) => request.version() == Version::HTTP_10,
+        (Some(_), Some(_), _) => false,
+    };
     let one_coding = headers.get_all(header::TRANSFER_ENCODING).iter().count() <= 1
         && headers
             .get(header::TRANSFER_ENCODING)
             .is_none_or(|v| v.as_bytes().eq_ignore_ascii_case(b"chunked"));
-    both || !one_coding || hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11)
+    // What follows such a head is a body for one and frames for the other.
+    let upgrade_with_body = wants_websocket(request) && !request.body().is_end_stream();
+    !one_host || !one_coding || upgrade_with_body || request.method() == Method::CONNECT
 }
 
 enum Failure {
     NoWorker,
+    /// The client's doing.
+    BadBody,
     Died,
 }
 
 /// Sends a request to its worker, and to another one if the first dies and nothing can have come
-/// of it: it was not sent, or it has no body and may be repeated by its method.
+/// of it: it was not sent, or it has no body and may be repeated by its method. That is done once
+/// only, or a request that kills its worker would kill them all.
 async fn send(
     front: &Front,
     listener: ListenerId,
@@ -148,31 +175,44 @@ async fn send(
     request: Request<Incoming>,
 ) -> Result<(Response<Incoming>, Lease), Failure> {
     let repeatable = request.body().is_end_stream() && request.method().is_idempotent();
-    let mut request = request.map(Either::Left);
+    let mut repeated = false;
+    let mut request = request.map(Upload::from);
     for _ in 0..MAX_TRIES {
         let upstream = front.choose(listener, session).await.ok_or(Failure::NoWorker)?;
         let in_flight = upstream.begin();
-        let Ok(mut sender) = upstream.connect(listener, &front.pairs).await else {
+        let connected = if repeated {
+            upstream.connect_anew(listener, &front.pairs).await
+        } else {
+            upstream.connect(listener, &front.pairs).await
+        };
+        let Ok(mut sender) = connected else {
             // It is going: its end is noticed in a moment.
             tokio::task::yield_now().await;
             continue;
         };
-        let copy = repeatable.then(|| copy_of(&request));
+        let copy = (repeatable && !repeated).then(|| copy_of(&request));
         match sender.try_send_request(request).await {
             Ok(response) => {
                 let lease = Lease { upstream, listener, sender, keep: None, _in_flight: in_flight };
                 return Ok((response, lease));
             }
             Err(mut error) => {
-                request = error.take_message().or(copy).ok_or(Failure::Died)?;
+                request = match error.take_message() {
+                    Some(unsent) => unsent,
+                    None if error.error().is_user() => return Err(Failure::BadBody),
+                    None => {
+                        repeated = true;
+                        copy.ok_or(Failure::Died)?
+                    }
+                };
             }
         }
     }
     Err(Failure::Died)
 }
 
-fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(Either::Right(Empty::new()));
+fn copy_of(request: &Request<Upload>) -> Request<Upload> {
+    let mut copy = Request::new(Upload::default());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.version_mut() = request.version();
@@ -186,7 +226,7 @@ fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
 struct Lease {
     upstream: Arc<Upstream>,
     listener: ListenerId,
-    sender: SendRequest<RequestBody>,
+    sender: SendRequest<Upload>,
     /// How long it may wait for another; `None`: the worker closes it.
     keep: Option<Duration>,
     _in_flight: InFlight,
@@ -198,6 +238,7 @@ struct Lease {
 pub(super) struct Forwarded {
     first: Option<Frame<Bytes>>,
     inner: Incoming,
+    ended: bool,
     lease: Option<Lease>,
 }
 
@@ -224,10 +265,17 @@ impl Body for Forwarded {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.first.take() {
-            Some(frame) => Poll::Ready(Some(Ok(frame))),
-            None => Pin::new(&mut self.inner).poll_frame(context),
+        if let Some(frame) = self.first.take() {
+            return Poll::Ready(Some(Ok(frame)));
         }
+        let polled = Pin::new(&mut self.inner).poll_frame(context);
+        // Chunks tell of their end only so.
+        self.ended |= match &polled {
+            Poll::Ready(Some(Ok(frame))) => frame.is_trailers(),
+            Poll::Ready(None) => true,
+            _ => false,
+        };
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -245,7 +293,7 @@ impl Body for Forwarded {
 
 impl Drop for Forwarded {
     fn drop(&mut self) {
-        if self.inner.is_end_stream()
+        if (self.ended || self.inner.is_end_stream())
             && let Some(Lease { upstream, listener, sender, keep: Some(keep), .. }) =
                 self.lease.take()
         {
@@ -261,12 +309,19 @@ struct Upgrade {
 }
 
 fn take_upgrade(request: &mut Request<Incoming>) -> Option<Upgrade> {
+    if !wants_websocket(request) {
+        return None;
+    }
     let protocol = request.headers().get(header::UPGRADE)?.clone();
-    let wanted =
-        words(request.headers(), header::CONNECTION).any(|w| w.eq_ignore_ascii_case("upgrade"));
-    let websocket = protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
-    (wanted && websocket && request.method() == Method::GET)
-        .then(|| Upgrade { protocol, connection: hyper::upgrade::on(request) })
+    Some(Upgrade { protocol, connection: hyper::upgrade::on(request) })
+}
+
+fn wants_websocket(request: &Request<Incoming>) -> bool {
+    let lists =
+        |name, word| words(request.headers(), name).any(|w: &str| w.eq_ignore_ascii_case(word));
+    request.method() == Method::GET
+        && lists(header::CONNECTION, "upgrade")
+        && lists(header::UPGRADE, "websocket")
 }
 
 /// Carries bytes both ways between the client and the worker that both speak something else now.

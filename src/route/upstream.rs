@@ -12,8 +12,9 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::head::MAX_HEADERS;
 use super::pair::Pairs;
-use super::proxy::RequestBody;
+use super::upload::Upload;
 use crate::worker::Worker;
 
 /// Which of the app's listening sockets, counted from 0.
@@ -43,7 +44,7 @@ pub struct Upstream {
 #[derive(Debug)]
 struct Idle {
     listener: ListenerId,
-    sender: SendRequest<RequestBody>,
+    sender: SendRequest<Upload>,
     until: Instant,
 }
 
@@ -121,12 +122,19 @@ impl Upstream {
         &self,
         listener: ListenerId,
         pairs: &Pairs,
-    ) -> io::Result<SendRequest<RequestBody>> {
-        while let Some(mut sender) = self.take_idle(listener) {
-            if sender.ready().await.is_ok() {
-                return Ok(sender);
-            }
+    ) -> io::Result<SendRequest<Upload>> {
+        match self.take_idle(listener) {
+            Some(sender) => Ok(sender),
+            None => self.connect_anew(listener, pairs).await,
         }
+    }
+
+    /// A new connection to the worker: having it means that the worker is still there.
+    pub(super) async fn connect_anew(
+        &self,
+        listener: ListenerId,
+        pairs: &Pairs,
+    ) -> io::Result<SendRequest<Upload>> {
         let (ours, theirs) = pairs.open().await?;
         self.hand_over(listener, theirs)
             .await
@@ -134,22 +142,18 @@ impl Upstream {
         speak(ours).await
     }
 
-    fn take_idle(&self, listener: ListenerId) -> Option<SendRequest<RequestBody>> {
+    fn take_idle(&self, listener: ListenerId) -> Option<SendRequest<Upload>> {
         let mut idle = lock(&self.idle);
         let now = Instant::now();
         idle.retain(|i| i.until > now && !i.sender.is_closed());
-        // The last one back is the one most likely to live.
-        let at = idle.iter().rposition(|i| i.listener == listener)?;
+        // One that is not ready still carries a body that its response did not wait for: nobody
+        // else's request may wait for that. The last one back is the one most likely to live.
+        let at = idle.iter().rposition(|i| i.listener == listener && i.sender.is_ready())?;
         Some(idle.remove(at).sender)
     }
 
     /// Keeps a connection for the next request, for as long as the worker surely does.
-    pub(super) fn keep(
-        &self,
-        listener: ListenerId,
-        sender: SendRequest<RequestBody>,
-        keep: Duration,
-    ) {
+    pub(super) fn keep(&self, listener: ListenerId, sender: SendRequest<Upload>, keep: Duration) {
         if !sender.is_closed() {
             lock(&self.idle).push(Idle { listener, sender, until: Instant::now() + keep });
         }
@@ -161,8 +165,9 @@ impl Upstream {
     }
 }
 
-async fn speak(connection: TcpStream) -> io::Result<SendRequest<RequestBody>> {
+async fn speak(connection: TcpStream) -> io::Result<SendRequest<Upload>> {
     let (sender, connection) = http1::Builder::new()
+        .max_headers(MAX_HEADERS)
         .preserve_header_case(true)
         .handshake(TokioIo::new(connection))
         .await

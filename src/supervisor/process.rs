@@ -44,7 +44,8 @@ pub(super) enum Event {
 pub(super) type Events = mpsc::UnboundedSender<(WorkerId, Event)>;
 
 /// When to ask a worker that has said nothing whether @socket.io/sticky is there, each time since
-/// the last. Every question costs an app without it a descriptor, so they get rare.
+/// the last. An app that has the package installed is asked from the first on, any other only when
+/// it has had the time to listen: it sees a message that is not meant for it.
 const PROBES: [Duration; 5] = [
     Duration::from_millis(300),
     Duration::from_secs(1),
@@ -52,6 +53,7 @@ const PROBES: [Duration; 5] = [
     Duration::from_secs(9),
     Duration::from_secs(27),
 ];
+const PROBES_OF_STRANGERS: &[Duration] = PROBES.split_at(2).1;
 
 /// When a cluster adapter has spoken it is a Socket.IO server, which may not be set up yet.
 const EAGER_PROBE: Duration = Duration::from_millis(50);
@@ -99,7 +101,10 @@ impl Process {
         });
         tokio::spawn(read(worker.clone(), shared.clone(), adapter_spoke.clone()));
         tokio::spawn(wait(child, pid, id, shared.events.clone()));
-        let probing = tokio::spawn(ask_for_sticky(upstream.clone(), shared.clone(), adapter_spoke));
+        let known = probe::has_sticky_package(&plan.directory);
+        let probes = if known { &PROBES } else { PROBES_OF_STRANGERS };
+        let probing = ask_for_sticky(upstream.clone(), shared.clone(), adapter_spoke, probes);
+        let probing = tokio::spawn(probing);
         let probing = Some(AbortOnDropHandle::new(probing));
         Ok(Process { worker, upstream, pidfd, probing })
     }
@@ -188,7 +193,12 @@ async fn wait(mut child: Child, group: Pid, id: WorkerId, events: Events) {
 }
 
 /// Asks until @socket.io/sticky answers, often once a cluster adapter has spoken.
-async fn ask_for_sticky(upstream: Arc<Upstream>, shared: Shared, adapter_spoke: Arc<Notify>) {
+async fn ask_for_sticky(
+    upstream: Arc<Upstream>,
+    shared: Shared,
+    adapter_spoke: Arc<Notify>,
+    probes: &[Duration],
+) {
     let worker = &upstream.worker;
     let ask = async || -> io::Result<()> {
         let (ours, theirs) = shared.front.open_pair().await?;
@@ -199,7 +209,7 @@ async fn ask_for_sticky(upstream: Arc<Upstream>, shared: Shared, adapter_spoke: 
         probe::ask(ours).await
     };
     let answered = async {
-        for pause in PROBES {
+        for &pause in probes {
             // The question stays open until the next: Node keeps messages for a listener to come.
             tokio::time::sleep(pause).await;
             if let Ok(Ok(())) = tokio::time::timeout(pause * 3, ask()).await {

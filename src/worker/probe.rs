@@ -2,9 +2,11 @@
 //!
 //! `Expect:` with a value nobody knows is answered 417 by Node's `http` before any code of the app
 //! runs, on any path. That proves that the server reads what it is given, and leaves no trace in
-//! the app: no session, no log line.
+//! the app: no session, no log line. An app without @socket.io/sticky gets a message that it has
+//! not asked for, though, so it is not asked lightly.
 
 use std::io;
+use std::path::Path;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -21,4 +23,10 @@ pub async fn ask(mut connection: TcpStream) -> io::Result<()> {
     let mut answer = [0; 7];
     connection.read_exact(&mut answer).await?;
     if &answer == b"HTTP/1." { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+/// Whether an app in this directory has @socket.io/sticky installed where Node would find it.
+pub fn has_sticky_package(directory: &Path) -> bool {
+    let Ok(directory) = std::fs::canonicalize(directory) else { return false };
+    directory.ancestors().any(|folder| folder.join("node_modules/@socket.io/sticky").exists())
 }

@@ -10,6 +10,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::task::{Context, Poll};
+
+use tokio::net::{TcpStream, UnixStream};
+use tokio_util::either::Either;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
@@ -76,45 +80,109 @@ impl AsFd for Socket {
 }
 
 impl Socket {
-    /// The TCP address; `None` for a Unix socket.
-    pub fn tcp_addr(&self) -> Option<SocketAddr> {
+    /// Where it listens.
+    pub fn place(&self) -> Place {
+        let path =
+            |socket: &UnixListener| socket.local_addr().ok()?.as_pathname().map(Path::to_owned);
         match self {
-            Socket::Tcp(socket) => socket.local_addr().ok(),
-            Socket::Unix(..) => None,
-        }
-    }
-
-    fn is(&self, on: &Listen) -> bool {
-        match (self, on) {
-            (Socket::Tcp(_), Listen::Port(port)) => {
-                self.tcp_addr().is_some_and(|a| a.port() == *port && a.ip().is_unspecified())
-            }
-            (Socket::Tcp(_), Listen::Addr(addr)) => self.tcp_addr() == Some(*addr),
-            (Socket::Unix(socket, _), Listen::Path(path)) => {
-                socket.local_addr().is_ok_and(|a| a.as_pathname() == Some(path))
-            }
-            _ => false,
+            Socket::Tcp(socket) => Place { addr: socket.local_addr().ok(), path: None },
+            Socket::Unix(socket, _) => Place { addr: None, path: path(socket) },
         }
     }
 }
 
-impl fmt::Display for Socket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Socket::Tcp(socket) => match socket.local_addr() {
-                Ok(addr) if addr.ip().is_unspecified() => write!(f, "{}", addr.port()),
-                Ok(addr) => write!(f, "{addr}"),
-                Err(e) => write!(f, "tcp ({e})"),
-            },
-            Socket::Unix(socket, _) => match socket.local_addr() {
-                Ok(addr) => match addr.as_pathname() {
-                    Some(path) => write!(f, "{}", path.display()),
-                    None => f.write_str("unix (no path)"),
-                },
-                Err(e) => write!(f, "unix ({e})"),
-            },
+/// Where a socket listens, known also when it does not any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The TCP address.
+    pub addr: Option<SocketAddr>,
+    /// The Unix path.
+    pub path: Option<PathBuf>,
+}
+
+impl Place {
+    fn is(&self, on: &Listen) -> bool {
+        match on {
+            Listen::Port(port) => {
+                self.addr.is_some_and(|a| a.port() == *port && a.ip().is_unspecified())
+            }
+            Listen::Addr(addr) => self.addr == Some(*addr),
+            Listen::Path(path) => self.path.as_ref() == Some(path),
         }
     }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.addr, &self.path) {
+            (Some(addr), _) if addr.ip().is_unspecified() => write!(f, "{}", addr.port()),
+            (Some(addr), _) => write!(f, "{addr}"),
+            (None, Some(path)) => write!(f, "{}", path.display()),
+            (None, None) => f.write_str("a Unix socket without a path"),
+        }
+    }
+}
+
+/// A client's connection.
+pub type Client = Either<TcpStream, UnixStream>;
+
+/// A listening socket in the runtime's care. When it is dropped, nobody listens any more, but for
+/// others who hold the same socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Either<tokio::net::TcpListener, tokio::net::UnixListener>,
+    /// Removed with it.
+    _path: Option<OwnPath>,
+}
+
+impl Listener {
+    /// Takes a socket over.
+    ///
+    /// # Errors
+    /// The runtime can't watch it.
+    pub fn watch(socket: Socket) -> io::Result<Listener> {
+        Ok(match socket {
+            Socket::Tcp(socket) => {
+                let socket = Either::Left(tokio::net::TcpListener::from_std(socket)?);
+                Listener { socket, _path: None }
+            }
+            Socket::Unix(socket, path) => {
+                let socket = Either::Right(tokio::net::UnixListener::from_std(socket)?);
+                Listener { socket, _path: path }
+            }
+        })
+    }
+
+    /// The next connection, and its address if it has one.
+    ///
+    /// # Errors
+    /// The kernel's; some of them are of one connection only.
+    pub fn poll_accept(
+        &self,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<(Client, Option<SocketAddr>)>> {
+        match &self.socket {
+            Either::Left(socket) => socket.poll_accept(context).map(|accepted| {
+                let (stream, addr) = accepted?;
+                Ok((Either::Left(stream), Some(addr)))
+            }),
+            Either::Right(socket) => {
+                socket.poll_accept(context).map(|accepted| Ok((Either::Right(accepted?.0), None)))
+            }
+        }
+    }
+}
+
+/// Takes a connection out of the runtime's care: the descriptor alone, non-blocking as every
+/// worker needs it.
+///
+/// # Errors
+/// The runtime can't let it go.
+pub fn release(client: Client) -> io::Result<OwnedFd> {
+    Ok(match client {
+        Either::Left(stream) => stream.into_std()?.into(),
+        Either::Right(stream) => stream.into_std()?.into(),
+    })
 }
 
 /// A socket's path that is removed with it.
@@ -189,12 +257,13 @@ pub fn open(listen: &[Listen], inherited: Inherited) -> Result<Vec<Socket>, List
     }
     let mut sockets = inherited.sockets;
     // `listen({fd: 3})` in a worker means the first entry of `listen`.
-    sockets.sort_by_key(|s| listen.iter().position(|on| s.is(on)).unwrap_or(usize::MAX));
-    for on in listen.iter().filter(|on| !sockets.iter().any(|s| s.is(on))) {
+    sockets.sort_by_key(|s| listen.iter().position(|on| s.place().is(on)).unwrap_or(usize::MAX));
+    let places: Vec<Place> = sockets.iter().map(Socket::place).collect();
+    for on in listen.iter().filter(|on| !places.iter().any(|place| place.is(on))) {
         tracing::warn!(%on, "listen has an entry that systemd's socket unit has not; not served");
     }
-    for socket in sockets.iter().filter(|s| !listen.iter().any(|on| s.is(on))) {
-        tracing::info!(on = %socket, "systemd's socket unit has an address that listen has not; served");
+    for place in places.iter().filter(|place| !listen.iter().any(|on| place.is(on))) {
+        tracing::info!(on = %place, "systemd's socket unit has an address that listen has not; served");
     }
     Ok(sockets)
 }

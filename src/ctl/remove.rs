@@ -32,6 +32,8 @@ impl Remove {
             // A template has nothing to stop.
             disable.extend(names.filter(|name| !name.contains("@.")));
             systemctl(&disable)?;
+            // systemd would go on listing what has failed. Those that have not are no matter.
+            let _ = systemctl(&[&["reset-failed"], &disable[2..]].concat());
         }
         for unit in &units {
             fs::remove_file(unit).map_err(|e| CtlError::file(unit, e))?;

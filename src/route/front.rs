@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ use super::table::{Sessions, least_loaded};
 use super::upstream::{ListenerId, Upstream};
 use super::{handoff, proxy};
 use crate::config::{Balance, Limits, Network, Route};
-use crate::listen::Socket;
+use crate::listen::{Client, Listener};
 use crate::worker::WorkerId;
 
 /// A worker answers a client before it reports the new session: so long a request for an unknown
@@ -37,9 +37,6 @@ const LINGER_BYTES: usize = 1 << 20;
 
 /// Out of descriptors or memory: how long until the next try. The kernel keeps the connections.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// A client's connection.
-pub(super) type Client = Either<TcpStream, UnixStream>;
 
 /// Who a client is.
 #[derive(Debug, Clone, Copy)]
@@ -125,13 +122,12 @@ impl Front {
         self.pairs.open().await
     }
 
-    /// Accepts connections until [`Front::stop`].
-    pub async fn accept(self: Arc<Self>, id: ListenerId, socket: Arc<Socket>) -> io::Result<()> {
-        let listener = Listener::watch(&socket)?;
+    /// Accepts connections until [`Front::stop`]; then the socket is closed.
+    pub async fn accept(self: Arc<Self>, id: ListenerId, listener: Listener) {
         loop {
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = self.stop.cancelled() => return Ok(()),
+                accepted = std::future::poll_fn(|context| listener.poll_accept(context)) => accepted,
+                () = self.stop.cancelled() => return,
             };
             match accepted {
                 Ok((client, address)) => {
@@ -192,7 +188,7 @@ impl Front {
             Ok(Ok(Opening::Upgrade(session))) => {
                 handoff::hand_over(&self, listener, client, session).await;
             }
-            Ok(Ok(Opening::Tls)) => {
+            Ok(Ok(Opening::Whole)) => {
                 handoff::hand_over(&self, listener, client, Session::None).await;
             }
             Ok(Ok(Opening::Request)) => {
@@ -274,31 +270,6 @@ impl Front {
         let _ = tokio::time::timeout(PARK, notified).await;
         lock(&self.parked).remove(sid);
         find()
-    }
-}
-
-/// A listening socket in the runtime's care.
-enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-impl Listener {
-    fn watch(socket: &Socket) -> io::Result<Listener> {
-        Ok(match socket {
-            Socket::Tcp(socket) => Listener::Tcp(TcpListener::from_std(socket.try_clone()?)?),
-            Socket::Unix(socket, _) => Listener::Unix(UnixListener::from_std(socket.try_clone()?)?),
-        })
-    }
-
-    async fn accept(&self) -> io::Result<(Client, Option<SocketAddr>)> {
-        match self {
-            Listener::Tcp(listener) => {
-                let (stream, address) = listener.accept().await?;
-                Ok((Either::Left(stream), Some(address)))
-            }
-            Listener::Unix(listener) => Ok((Either::Right(listener.accept().await?.0), None)),
-        }
     }
 }
 

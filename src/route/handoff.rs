@@ -6,9 +6,10 @@ use std::os::fd::OwnedFd;
 
 use tokio_util::either::Either;
 
-use super::front::{Client, Front, refuse};
+use super::front::{Front, refuse};
 use super::head::Session;
 use super::upstream::ListenerId;
+use crate::listen::{Client, release};
 
 /// Each refusal means that a worker closes or is full; so many in a row mean that all do.
 const MAX_OFFERS: usize = 16;
@@ -33,14 +34,6 @@ pub(super) async fn hand_over(
         tokio::task::yield_now().await;
     }
     refuse(&mut client, "503 Service Unavailable").await;
-}
-
-/// Out of the runtime's care: the descriptor alone, non-blocking as every worker needs it.
-fn release(client: Client) -> io::Result<OwnedFd> {
-    Ok(match client {
-        Either::Left(stream) => stream.into_std()?.into(),
-        Either::Right(stream) => stream.into_std()?.into(),
-    })
 }
 
 fn watch(fd: OwnedFd) -> io::Result<Client> {

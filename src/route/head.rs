@@ -7,8 +7,8 @@ use std::borrow::Cow;
 pub enum Opening {
     /// Not enough yet to tell.
     Partial,
-    /// A TLS handshake: for the worker to read.
-    Tls,
+    /// A TLS handshake, or HTTP/2 without TLS: the whole connection is for the worker to read.
+    Whole,
     /// A WebSocket upgrade without a body.
     Upgrade(Session),
     /// Any other well-formed request.
@@ -56,10 +56,16 @@ pub(super) const MAX_HEADERS: usize = 200;
 /// The first byte of a TLS record that holds a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 
+/// How HTTP/2 begins when both ends know of it before (RFC 9113, section 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// Looks at the first bytes of a connection; `limit` is the largest head that is accepted.
 pub fn look(bytes: &[u8], limit: usize) -> Opening {
-    if bytes.first() == Some(&TLS_HANDSHAKE) {
-        return Opening::Tls;
+    if bytes.first() == Some(&TLS_HANDSHAKE) || bytes.starts_with(HTTP2_PREFACE) {
+        return Opening::Whole;
+    }
+    if !bytes.is_empty() && HTTP2_PREFACE.starts_with(bytes) {
+        return Opening::Partial;
     }
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
@@ -230,12 +236,14 @@ mod tests {
                 "GET / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\n",
                 Opening::Request,
             ),
-            ("\x16\x03\x01\x02\x00\x01", Opening::Tls),
+            ("\x16\x03\x01\x02\x00\x01", Opening::Whole),
             ("hello\r\n\r\n", Opening::Refused(Refusal::Malformed)),
             ("GET / HTTP/1.1\r\nA: b\0c\r\n\r\n", Opening::Refused(Refusal::Malformed)),
             ("GET / HTTP/1.1\r\nA : b\r\n\r\n", Opening::Refused(Refusal::Malformed)),
             ("GET / HTTP/1.1\r\nA: b\r\n folded\r\n\r\n", Opening::Refused(Refusal::Malformed)),
-            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Opening::Refused(Refusal::Malformed)),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Opening::Whole),
+            ("PRI * HTTP/2.0\r\n\r\n", Opening::Partial),
+            ("PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", Opening::Refused(Refusal::Malformed)),
             (
                 "POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
                 Opening::Refused(Refusal::Malformed),

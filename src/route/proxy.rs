@@ -16,11 +16,12 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
-use super::front::{Client, Front, Peer};
+use super::front::{Front, Peer};
 use super::head::{self, MAX_HEADERS, Session};
 use super::upload::Upload;
 use super::upstream::{InFlight, ListenerId, Upstream};
 use crate::config::Limits;
+use crate::listen::Client;
 
 /// A worker that dies with a request in hand takes at most this many tries.
 const MAX_TRIES: usize = 4;

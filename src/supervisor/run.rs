@@ -11,14 +11,13 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio_util::task::TaskTracker;
 
 use super::fleet::{Action, Exit, Fleet, Late, Policy, Startup};
 use super::output::Printer;
 use super::process::{Event, Process, Shared};
 use super::servers::Servers;
 use crate::config::{Config, StopMethod};
-use crate::listen::Socket;
+use crate::listen::{Listener, Place, Socket};
 use crate::route::{Front, ListenerId};
 use crate::systemd::Notifier;
 use crate::worker::WorkerId;
@@ -61,19 +60,19 @@ pub async fn run(config: Config, sockets: Vec<Socket>, output: Output) -> Result
     let front = Front::new(config.route.clone(), config.limits.clone())
         .map_err(|source| RunError::Setup { what: "open the private listener", source })?;
     let shared = Shared { front: Arc::new(front), relay: Arc::default(), events };
-    let sockets: Vec<Arc<Socket>> = sockets.into_iter().map(Arc::new).collect();
+    let places: Vec<Place> = sockets.iter().map(Socket::place).collect();
     let supervisor = Supervisor {
         fleet: Fleet::new(policy(&config), seed()),
-        servers: Servers::new(sockets.clone(), config.directory.clone()),
+        servers: Servers::new(places.clone(), config.directory.clone()),
         plan: plan(&config, output),
         begun: Instant::now(),
         processes: HashMap::new(),
         notifier: Notifier::default(),
-        accepting: TaskTracker::new(),
         last_failure: None,
         printer: (output == Output::Prefixed).then(Printer::start),
         config,
         sockets,
+        places,
         shared,
     };
     supervisor.run(inbox).await
@@ -81,14 +80,16 @@ pub async fn run(config: Config, sockets: Vec<Socket>, output: Output) -> Result
 
 struct Supervisor {
     config: Config,
-    sockets: Vec<Arc<Socket>>,
+    /// Until connections are accepted on them.
+    sockets: Vec<Socket>,
+    /// Where they listen.
+    places: Vec<Place>,
     plan: Plan,
     fleet: Fleet,
     processes: HashMap<WorkerId, Process>,
     servers: Servers,
     shared: Shared,
     notifier: Notifier,
-    accepting: TaskTracker,
     begun: Instant,
     last_failure: Option<String>,
     printer: Option<Printer>,
@@ -269,7 +270,7 @@ impl Supervisor {
 
     fn is_ready_if_it_serves(&mut self, id: WorkerId) {
         let Some(process) = self.processes.get_mut(&id) else { return };
-        let serves_all = (0..self.sockets.len()).all(|at| process.upstream.serves(ListenerId(at)));
+        let serves_all = (0..self.places.len()).all(|at| process.upstream.serves(ListenerId(at)));
         if serves_all && self.fleet.ready(id, self.begun.elapsed()) {
             process.stop_probing();
             self.shared.front.add(process.upstream.clone());
@@ -298,15 +299,16 @@ impl Supervisor {
 
     /// The app is up: connections are accepted.
     fn open_the_doors(&mut self) {
-        for (at, socket) in self.sockets.iter().enumerate() {
-            let front = self.shared.front.clone();
-            let socket = socket.clone();
-            self.accepting.spawn(async move {
-                if let Err(error) = front.accept(ListenerId(at), socket.clone()).await {
-                    tracing::error!(on = %socket, %error, "can't accept");
+        for (at, socket) in std::mem::take(&mut self.sockets).into_iter().enumerate() {
+            let on = &self.places[at];
+            match Listener::watch(socket) {
+                Ok(listener) => {
+                    tracing::info!(%on, "accepting");
+                    let front = self.shared.front.clone();
+                    tokio::spawn(front.accept(ListenerId(at), listener));
                 }
-            });
-            tracing::info!(on = %self.sockets[at], "accepting");
+                Err(error) => tracing::error!(%on, %error, "can't accept"),
+            }
         }
         self.notifier.ready();
     }
@@ -364,11 +366,11 @@ impl Supervisor {
     /// What a worker that was not ready in time has done and what it has not.
     fn why_not_ready(&self, process: &Process) -> String {
         let missing: Vec<String> = self
-            .sockets
+            .places
             .iter()
             .enumerate()
             .filter(|(at, _)| !process.upstream.serves(ListenerId(*at)))
-            .map(|(_, socket)| socket.to_string())
+            .map(|(_, place)| place.to_string())
             .collect();
         let opened = self.servers.opened_by(process.worker.id);
         let seconds = self.config.ready_timeout.as_secs_f64();

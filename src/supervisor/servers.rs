@@ -11,14 +11,13 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::listen::{self, Socket};
+use crate::listen::{self, Listener, Place, Socket, release};
 use crate::route::ListenerId;
 use crate::worker::wire::Value;
 use crate::worker::wire::cluster::{Endpoint, HandleType, Query, SockName};
@@ -39,7 +38,7 @@ const FIRST_FD: i32 = 3;
 /// All open servers.
 #[derive(Debug)]
 pub struct Servers {
-    routed: Vec<Arc<Socket>>,
+    routed: Vec<Place>,
     /// Where a relative path begins, as it does for the workers.
     directory: PathBuf,
     open: HashMap<String, Server>,
@@ -70,7 +69,7 @@ enum Kind {
 
 impl Servers {
     /// For an app with these listeners.
-    pub fn new(routed: Vec<Arc<Socket>>, directory: PathBuf) -> Servers {
+    pub fn new(routed: Vec<Place>, directory: PathBuf) -> Servers {
         Servers { routed, directory, open: HashMap::new() }
     }
 
@@ -101,7 +100,7 @@ impl Servers {
         lock(&server.members).push(worker.clone());
         match &server.kind {
             Kind::Routed(listener) => {
-                let name = self.routed[listener.0].tcp_addr().map(sock_name);
+                let name = self.routed[listener.0].addr.map(sock_name);
                 worker.serve(query.seq, &key, &server.data, name.as_ref());
                 Some((*listener, key))
             }
@@ -155,10 +154,10 @@ impl Servers {
             Endpoint::Tcp { port, .. } => self
                 .routed
                 .iter()
-                .position(|s| *port != 0 && s.tcp_addr().is_some_and(|a| a.port() == *port)),
+                .position(|place| *port != 0 && place.addr.is_some_and(|a| a.port() == *port)),
             Endpoint::Path { path, .. } => {
                 let path = self.directory.join(path);
-                self.routed.iter().position(|s| s.to_string() == path.to_string_lossy())
+                self.routed.iter().position(|place| place.path.as_ref() == Some(&path))
             }
             Endpoint::Udp { .. } => None,
         };
@@ -239,33 +238,6 @@ fn share(worker: Arc<Worker>, ack: u64, key: String, data: Value, socket: &Arc<O
     });
 }
 
-#[derive(Debug)]
-enum Listener {
-    Tcp(TcpListener),
-    /// The path is removed with it.
-    Unix(UnixListener, #[expect(dead_code)] Option<listen::OwnPath>),
-}
-
-impl Listener {
-    fn watch(socket: Socket) -> io::Result<Listener> {
-        Ok(match socket {
-            Socket::Tcp(socket) => Listener::Tcp(TcpListener::from_std(socket)?),
-            Socket::Unix(socket, path) => Listener::Unix(UnixListener::from_std(socket)?, path),
-        })
-    }
-
-    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<OwnedFd>> {
-        match self {
-            Listener::Tcp(listener) => {
-                listener.poll_accept(context).map(|accepted| Ok(accepted?.0.into_std()?.into()))
-            }
-            Listener::Unix(listener, _) => {
-                listener.poll_accept(context).map(|accepted| Ok(accepted?.0.into_std()?.into()))
-            }
-        }
-    }
-}
-
 /// Accepts and gives out in turn, as long as the result is kept.
 fn in_turn(
     socket: Socket,
@@ -288,7 +260,8 @@ fn in_turn(
     tokio::spawn(stop.run_until_cancelled_owned(async move {
         for turn in 0usize.. {
             match next().await {
-                Some(Ok(connection)) => {
+                Some(Ok((client, _))) => {
+                    let Ok(connection) = release(client) else { continue };
                     tokio::spawn(give_out(connection, key.clone(), members.clone(), turn));
                 }
                 Some(Err(_)) => tokio::time::sleep(REFUSED_PAUSE).await,

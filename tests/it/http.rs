@@ -737,15 +737,13 @@ fn ctrl_c_lets_what_is_in_flight_finish() {
 }
 
 #[test]
-#[ignore = "not yet: the listening sockets stay open until cohortd exits"]
 fn new_connections_are_refused_while_it_stops() {
     let app = web().start();
     let mut slow = Wire::open(app.address());
-    slow.send("GET /slow?ms=2000 HTTP/1.1\r\nHost: a\r\n\r\n");
+    slow.send("GET /slow?ms=3000 HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(until(|| state(app.address())["open"] == 1));
     app.signal("INT");
-    let begun = Instant::now();
     assert!(until(|| TcpStream::connect(app.address()).is_err()));
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(!app.log().contains(" stopped worker="), "that was while it finishes what it has");
     assert_eq!(slow.answer().status, 200);
 }

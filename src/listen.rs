@@ -241,7 +241,17 @@ fn take_one(fds: &mut listenfd::ListenFd, index: usize) -> io::Result<Socket> {
         },
     };
     rustix::io::ioctl_fionbio(&socket, true)?;
+    if matches!(socket, Socket::Tcp(_)) {
+        no_delay(&socket)?;
+    }
     Ok(socket)
+}
+
+/// Accepted connections inherit it. Node sets it on those that its own server accepts, but not on
+/// those that @socket.io/sticky injects: there a small response in two writes would wait for the
+/// client's delayed acknowledgement, 40 ms.
+fn no_delay(socket: impl AsFd) -> io::Result<()> {
+    Ok(sockopt::set_tcp_nodelay(socket, true)?)
 }
 
 /// The app's listening sockets: systemd's if it handed any over, else our own.
@@ -293,6 +303,7 @@ pub fn tcp(
     let open = |ip: IpAddr, v6only: bool| -> io::Result<TcpListener> {
         let socket = stream_or_datagram(ip, SocketType::STREAM, v6only)?;
         sockopt::set_socket_reuseaddr(&socket, true)?;
+        no_delay(&socket)?;
         rustix::net::bind(&socket, &SocketAddr::new(ip, port))?;
         rustix::net::listen(&socket, backlog)?;
         Ok(socket.into())

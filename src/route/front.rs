@@ -31,6 +31,9 @@ const PARK: Duration = Duration::from_millis(250);
 /// How many requests may wait like that; more are routed as if their session were unknown.
 const MAX_PARKED: usize = 4096;
 
+/// How long a client that has been accepted may take to begin when no more are.
+const LAST_CALL: Duration = Duration::from_millis(500);
+
 /// After a refusal, how long and how much is still read so that the client gets to see it.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
@@ -171,6 +174,13 @@ impl Front {
         self.connections.spawn(task);
     }
 
+    /// Ends a moment after the front-end has stopped: a client that was accepted just before then
+    /// is about to say what it wants.
+    async fn last_call(&self) {
+        self.stop.cancelled().await;
+        tokio::time::sleep(LAST_CALL).await;
+    }
+
     fn trusts(&self, address: Option<SocketAddr>) -> bool {
         match address {
             Some(address) => self.route.trusted.iter().any(|n| n.contains(address.ip())),
@@ -182,7 +192,7 @@ impl Front {
         let limit = self.limits.head_size;
         let opening = tokio::select! {
             opening = tokio::time::timeout(self.limits.head_timeout, opening(&client, limit)) => opening,
-            () = self.stop.cancelled() => return,
+            () = self.last_call() => return,
         };
         match opening {
             Ok(Ok(Opening::Upgrade(session))) => {

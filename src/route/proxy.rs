@@ -38,7 +38,9 @@ pub(super) async fn serve(
     limits: &Limits,
     stop: &CancellationToken,
 ) {
+    let begun = CancellationToken::new();
     let service = service_fn(|request| {
+        begun.cancel();
         let front = front.clone();
         async move { Ok::<_, Infallible>(answer(&front, listener, peer, request).await) }
     });
@@ -52,10 +54,12 @@ pub(super) async fn serve(
         .serve_connection(TokioIo::new(client), service)
         .with_upgrades();
     tokio::pin!(connection);
+    // Its first request has been seen in the kernel: that one is answered in any case.
+    let stopped = async { tokio::join!(stop.cancelled(), begun.cancelled()) };
     // A connection's errors are its client's doing, and told to it.
     tokio::select! {
         _ = &mut connection => return,
-        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        _ = stopped => connection.as_mut().graceful_shutdown(),
     }
     let _ = connection.await;
 }

@@ -46,6 +46,8 @@ pub(crate) struct Spec {
     workers: usize,
     env: BTreeMap<String, String>,
     more: String,
+    before: Vec<String>,
+    user: Option<u32>,
 }
 
 impl Spec {
@@ -60,6 +62,8 @@ impl Spec {
             workers: 2,
             env: BTreeMap::new(),
             more: String::new(),
+            before: Vec::new(),
+            user: None,
         }
     }
 
@@ -101,8 +105,21 @@ impl Spec {
         self
     }
 
+    /// A program that decides whether the worker becomes the Node program.
+    pub(crate) fn before(mut self, words: &[&str]) -> Spec {
+        self.before = words.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// cohortd runs as this user; only root can do that.
+    pub(crate) fn user(mut self, uid: u32) -> Spec {
+        self.user = Some(uid);
+        self
+    }
+
     fn toml(&self) -> String {
-        let mut exec = vec![self.node.display().to_string(), self.script.display().to_string()];
+        let mut exec = self.before.clone();
+        exec.extend([self.node.display().to_string(), self.script.display().to_string()]);
         exec.extend(self.args.iter().cloned());
         let folder = self.script.parent().expect("a script has a folder");
         let mut text = format!(
@@ -137,16 +154,23 @@ impl Spec {
         let folder = TempDir::new().expect("a temporary folder");
         let file = folder.path().join("test.toml");
         std::fs::write(&file, self.toml()).expect("written");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_cohortd"))
-            .arg("run")
-            .arg(&file)
-            .env("COHORTD_LOG", "debug")
-            .stdin(Stdio::null())
-            .stdout(stdout)
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .expect("cohortd starts");
+        let program = env!("CARGO_BIN_EXE_cohortd");
+        let mut child = match self.user {
+            Some(uid) => {
+                open_to_all(folder.path());
+                as_user(uid, program)
+            }
+            None => Command::new(program),
+        }
+        .arg("run")
+        .arg(&file)
+        .env("COHORTD_LOG", "debug")
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .expect("cohortd starts");
         let log = Arc::new(Mutex::new(String::new()));
         if let Some(stdout) = child.stdout.take() {
             gather(stdout, log.clone());
@@ -154,6 +178,19 @@ impl Spec {
         gather(child.stderr.take().expect("piped"), log.clone());
         App { child, log, address: self.listen[0].clone(), _folder: folder }
     }
+}
+
+/// A program as another user, who has no groups.
+pub(crate) fn as_user(uid: u32, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args([format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".into()]);
+    command.arg("--").arg(program);
+    command
+}
+
+fn open_to_all(folder: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).expect("our own");
 }
 
 fn gather(stream: impl Read + Send + 'static, log: Arc<Mutex<String>>) {
@@ -222,6 +259,11 @@ impl App {
         started
             .filter_map(|line| Some((number(line, "slot=")? as usize, number(line, "pid=")?)))
             .collect()
+    }
+
+    /// cohortd's own process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends cohortd itself a signal.

@@ -1,8 +1,14 @@
 //! Everything that is tested from outside, in one binary: linking is what two cores are slow at.
 
 mod app;
+mod cluster;
 mod config;
 mod examples;
+mod foreground;
+mod hostile;
+mod http;
 mod layout;
+mod raw;
 mod sdbox;
 mod socketio;
+mod systemd;

@@ -15,6 +15,7 @@
 //! | [`relay`] | packets of the Socket.IO cluster adapter, from each worker to the others |
 //! | [`supervisor`] | which workers there should be, and the loop that joins everything |
 //! | [`systemd`] | what systemd is told |
+//! | [`control`] | the socket by which a running app is spoken to |
 //! | [`ctl`] | `cohortctl`, one file a command |
 //!
 //! What decides is pure (`route::head`, `route::table`, `worker::wire`, `supervisor::fleet`,
@@ -22,6 +23,7 @@
 //! others do what was decided.
 
 pub mod config;
+pub mod control;
 pub mod ctl;
 pub mod exit;
 pub mod listen;

@@ -7,9 +7,10 @@ use cohortd::ctl::CtlError;
 use cohortd::ctl::add::Add;
 use cohortd::ctl::check::Check;
 use cohortd::ctl::remove::Remove;
+use cohortd::ctl::running::{Reload, ScaleTo, Show};
 use cohortd::exit;
 
-/// Adds, checks and removes apps that cohortd runs under systemd.
+/// Adds apps to systemd, and speaks to those that run.
 #[derive(Parser)]
 #[command(version, propagate_version = true)]
 struct Arguments {
@@ -21,14 +22,20 @@ struct Arguments {
 enum Command {
     Add(Add),
     Check(Check),
+    Reload(Reload),
     Remove(Remove),
+    Scale(ScaleTo),
+    Show(Show),
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Add(add) => add.run(),
         Command::Check(check) => check.run(),
+        Command::Reload(reload) => reload.run(),
         Command::Remove(remove) => remove.run(),
+        Command::Scale(scale) => scale.run(),
+        Command::Show(show) => show.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

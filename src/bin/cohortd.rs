@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use cohortd::config::Config;
-use cohortd::listen::{self, Inherited};
-use cohortd::supervisor::{self, Output};
+use cohortd::control::Control;
+use cohortd::listen::{self, Inherited, Socket};
+use cohortd::supervisor::{self, Handle, Output, RunError};
 use cohortd::{exit, log, systemd};
 
 /// PM2's cluster mode, done by systemd: runs, routes to and relays between the workers of one app.
@@ -66,10 +67,28 @@ fn run(file: &std::path::Path, output: Output) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return exit::failed(&error),
     };
-    match runtime.block_on(supervisor::run(config, sockets, output)) {
+    match runtime.block_on(run_with_control(config, sockets, output)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::failed(&error),
     }
+}
+
+async fn run_with_control(
+    config: Config,
+    sockets: Vec<Socket>,
+    output: Output,
+) -> Result<(), RunError> {
+    let (handle, requests) = Handle::new();
+    match Control::open(&config.app) {
+        Ok(control) => drop(tokio::spawn(control.serve(handle.clone()))),
+        // Data and readiness don't depend on it.
+        Err(error) => {
+            tracing::warn!(%error, "no control socket: cohortctl can't speak to this app")
+        }
+    }
+    let ended = supervisor::run(config, sockets, output, requests).await;
+    drop(handle); // its other end was there until now
+    ended
 }
 
 /// As many descriptors as we may have: connections are bounded by it, and the default of 1024 is

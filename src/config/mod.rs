@@ -61,6 +61,8 @@ pub struct Config {
     pub ready_timeout: Duration,
     /// `[stop]`.
     pub stop: Stop,
+    /// `[reload]`.
+    pub reload: Reload,
     /// `[restart]`.
     pub restart: Restart,
     /// `[route]`.
@@ -89,6 +91,16 @@ pub enum StopMethod {
     Signal(i32),
     /// `"message:TEXT"`: `process.on("message", text => …)`.
     Message(String),
+}
+
+/// How workers are replaced by those of a new configuration or release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reload {
+    /// `surge`: how many workers more than `workers` there may be meanwhile. Default 1.
+    pub surge: usize,
+    /// `canary`: how long the first new worker has to stay well before others follow. Default
+    /// 10 s.
+    pub canary: Duration,
 }
 
 /// When a worker that has exited is started again.
@@ -217,6 +229,7 @@ impl Check<'_> {
             profile: self.profile(&raw)?,
             ready_timeout: self.duration(&raw.ready.timeout, Duration::from_secs(30))?,
             stop: self.stop(&raw.stop)?,
+            reload: self.reload(&raw.reload)?,
             restart: self.restart(&raw.restart)?,
             route: self.route(&raw.route)?,
             limits: self.limits(&raw.limits)?,
@@ -238,9 +251,6 @@ impl Check<'_> {
             ("health.every", span(&raw.health.every)),
             ("health.fail_after", span(&raw.health.fail_after)),
             ("health.event_loop", span(&raw.health.event_loop)),
-            ("reload.surge", span(&raw.reload.surge)),
-            ("reload.canary", span(&raw.reload.canary)),
-            ("reload.on_failure", span(&raw.reload.on_failure)),
             ("reload.disconnects_per_second", span(&raw.reload.disconnects_per_second)),
             ("reload.schedule", span(&raw.reload.schedule)),
             ("memory.recycle_at", span(&raw.memory.recycle_at)),
@@ -396,6 +406,20 @@ impl Check<'_> {
             drain: self.duration(&raw.drain, Duration::from_secs(30))?,
             timeout: self.duration(&raw.timeout, Duration::from_secs(10))?,
         })
+    }
+
+    fn reload(&self, raw: &file::Reload) -> Checked<Reload> {
+        self.choice("reload.on_failure", &raw.on_failure, &["rollback"], &[])?;
+        let surge = match &raw.surge {
+            None => 1,
+            Some(surge) => match usize::try_from(*surge.as_ref()) {
+                Ok(n @ 1..=1024) => n,
+                _ => {
+                    return self.error(surge.span(), "expected a number of workers from 1 to 1024");
+                }
+            },
+        };
+        Ok(Reload { surge, canary: self.duration(&raw.canary, Duration::from_secs(10))? })
     }
 
     fn restart(&self, raw: &file::Restart) -> Checked<Restart> {

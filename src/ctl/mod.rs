@@ -3,6 +3,7 @@
 pub mod add;
 pub mod check;
 pub mod remove;
+pub mod running;
 mod units;
 
 use std::io;
@@ -20,6 +21,9 @@ pub enum CtlError {
     /// The configuration is wrong; nothing was changed.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A running app was not reached, or said no.
+    #[error(transparent)]
+    Running(#[from] crate::control::ClientError),
     /// Said wrongly, or not possible now; the message says what to do.
     #[error("{0}")]
     Refused(String),

@@ -50,11 +50,17 @@ pub(super) struct Peer {
     pub(super) trusted: bool,
 }
 
+/// What a reload may change.
+#[derive(Debug)]
+struct Settings {
+    route: Route,
+    limits: Limits,
+}
+
 /// The front-end of one app.
 #[derive(Debug)]
 pub struct Front {
-    route: Route,
-    limits: Limits,
+    settings: Mutex<Arc<Settings>>,
     pub(super) pairs: Pairs,
     workers: watch::Sender<Vec<Arc<Upstream>>>,
     sessions: Mutex<Sessions>,
@@ -73,8 +79,7 @@ impl Front {
     /// The private listener could not be opened.
     pub fn new(route: Route, limits: Limits) -> io::Result<Front> {
         Ok(Front {
-            route,
-            limits,
+            settings: Mutex::new(Arc::new(Settings { route, limits })),
             pairs: Pairs::new()?,
             workers: watch::Sender::default(),
             sessions: Mutex::default(),
@@ -84,6 +89,15 @@ impl Front {
             stop: CancellationToken::new(),
             connections: TaskTracker::new(),
         })
+    }
+
+    /// Routes by other settings from now on.
+    pub fn configure(&self, route: Route, limits: Limits) {
+        *lock(&self.settings) = Arc::new(Settings { route, limits });
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        lock(&self.settings).clone()
     }
 
     /// The worker can be sent requests from now on.
@@ -97,7 +111,7 @@ impl Front {
             workers.retain(|upstream| {
                 let keep = upstream.worker.id != id;
                 if !keep {
-                    upstream.forget_idle();
+                    upstream.leave();
                 }
                 keep
             });
@@ -115,6 +129,29 @@ impl Front {
     /// A worker says that a session of its own has ended.
     pub fn session_closed(&self, sid: &str, worker: WorkerId) {
         lock(&self.sessions).close(sid, worker);
+        if let Some(upstream) = self.workers.borrow().iter().find(|u| u.worker.id == worker) {
+            upstream.session_ended();
+        }
+    }
+
+    /// How many sessions live in a worker.
+    pub fn sessions_of(&self, worker: WorkerId) -> usize {
+        lock(&self.sessions).count(worker)
+    }
+
+    /// Ends when nothing is left in a worker that takes no new work: no request, no session. A
+    /// connection that was handed to a server of it may live for ever: then so does this.
+    pub async fn left(&self, upstream: &Upstream) {
+        loop {
+            let less = upstream.less();
+            let nothing = upstream.in_flight() == 0
+                && self.sessions_of(upstream.worker.id) == 0
+                && !upstream.has_given_away();
+            if nothing {
+                return;
+            }
+            less.await;
+        }
     }
 
     /// A connection whose second end can be given to a worker.
@@ -183,15 +220,16 @@ impl Front {
 
     fn trusts(&self, address: Option<SocketAddr>) -> bool {
         match address {
-            Some(address) => self.route.trusted.iter().any(|n| n.contains(address.ip())),
-            None => self.route.trusted.contains(&Network::Loopback),
+            Some(address) => self.settings().route.trusted.iter().any(|n| n.contains(address.ip())),
+            None => self.settings().route.trusted.contains(&Network::Loopback),
         }
     }
 
     async fn connection(self: Arc<Self>, listener: ListenerId, mut client: Client, peer: Peer) {
-        let limit = self.limits.head_size;
+        let settings = self.settings();
+        let Limits { head_size, head_timeout, .. } = settings.limits;
         let opening = tokio::select! {
-            opening = tokio::time::timeout(self.limits.head_timeout, opening(&client, limit)) => opening,
+            opening = tokio::time::timeout(head_timeout, opening(&client, head_size)) => opening,
             () = self.last_call() => return,
         };
         match opening {
@@ -202,7 +240,8 @@ impl Front {
                 handoff::hand_over(&self, listener, client, Session::None).await;
             }
             Ok(Ok(Opening::Request)) => {
-                proxy::serve(self.clone(), listener, client, peer, &self.limits, &self.stop).await;
+                let limits = &settings.limits;
+                proxy::serve(self.clone(), listener, client, peer, limits, &self.stop).await;
             }
             Ok(Ok(Opening::Refused(refusal))) => refuse(&mut client, refusal.status()).await,
             Ok(Ok(Opening::Partial) | Err(_)) => {} // it went away
@@ -211,40 +250,58 @@ impl Front {
     }
 
     /// The worker for a request: its session's, or else one by load. `None` when none is ready
-    /// within `[route] queue`.
+    /// within `[route] queue`. A request that is not `repeatable` goes to no worker on trial.
     pub(super) async fn choose(
         &self,
         listener: ListenerId,
         session: &Session,
+        repeatable: bool,
     ) -> Option<Arc<Upstream>> {
-        if self.route.sticky
+        let settings = self.settings();
+        if settings.route.sticky
             && let Session::Of(sid) = session
             && let Some(id) = self.session_worker(sid).await
             && let Some(upstream) = self.workers.borrow().iter().find(|u| u.worker.id == id)
         {
             return Some(upstream.clone());
         }
-        if let Some(upstream) = self.pick(listener) {
+        let balance = settings.route.balance;
+        if let Some(upstream) = self.pick(listener, balance, repeatable) {
             return Some(upstream);
         }
         let mut changes = self.workers.subscribe();
         let waiting = async {
             loop {
-                if let Some(upstream) = self.pick(listener) {
+                if let Some(upstream) = self.pick(listener, balance, repeatable) {
                     return Some(upstream);
                 }
                 changes.changed().await.ok()?;
             }
         };
-        tokio::time::timeout(self.route.queue, waiting).await.ok().flatten()
+        tokio::time::timeout(settings.route.queue, waiting).await.ok().flatten()
     }
 
-    fn pick(&self, listener: ListenerId) -> Option<Arc<Upstream>> {
+    /// Whether a session was one of a worker that is gone.
+    pub(super) fn is_over(&self, session: &Session) -> bool {
+        let Session::Of(sid) = session else { return false };
+        let worker = lock(&self.sessions).find(sid, self.begun.elapsed());
+        worker.is_some_and(|id| !self.workers.borrow().iter().any(|u| u.worker.id == id))
+    }
+
+    fn pick(
+        &self,
+        listener: ListenerId,
+        balance: Balance,
+        repeatable: bool,
+    ) -> Option<Arc<Upstream>> {
         let workers = self.workers.borrow();
-        let candidates: Vec<&Arc<Upstream>> =
-            workers.iter().filter(|u| u.serves(listener)).collect();
+        let mut candidates: Vec<&Arc<Upstream>> =
+            workers.iter().filter(|u| u.takes_new(listener)).collect();
+        if !repeatable && !candidates.iter().all(|u| u.is_on_trial()) {
+            candidates.retain(|u| !u.is_on_trial());
+        }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let at = match self.route.balance {
+        let at = match balance {
             Balance::RoundRobin => (!candidates.is_empty()).then(|| turn % candidates.len()),
             Balance::LeastLoaded => {
                 let sessions = lock(&self.sessions);

@@ -23,10 +23,12 @@ pub(super) async fn hand_over(
 ) {
     let mut client = client;
     for _ in 0..MAX_OFFERS {
-        let Some(upstream) = front.choose(listener, &session).await else { break };
+        let Some(upstream) = front.choose(listener, &session, false).await else { break };
         let in_flight = upstream.begin();
         let Ok(fd) = release(client) else { return };
-        let Err(fd) = upstream.hand_over(listener, fd).await else { return };
+        let Err(fd) = upstream.hand_over(listener, fd).await else {
+            return upstream.given_away(listener);
+        };
         drop(in_flight);
         let Ok(back) = watch(fd) else { return };
         client = back;

@@ -131,6 +131,12 @@ pub fn session(target: &str) -> Session {
     }
 }
 
+/// The Engine.IO protocol of a request target: 4, or 3 without a word, as Engine.IO has it.
+pub fn engine_version(target: &str) -> u8 {
+    let query = target.split_once('?').map_or("", |(_, query)| query);
+    if query.split('&').any(|parameter| parameter == "EIO=4") { 4 } else { 3 }
+}
+
 /// The text of a part of a query: `%XX` is a byte, `+` a space.
 fn decoded(text: &str) -> Cow<'_, str> {
     if !text.contains(['%', '+']) {

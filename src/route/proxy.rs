@@ -77,6 +77,7 @@ async fn answer(
     }
     let target = request.uri().path_and_query().map_or("", |t| t.as_str());
     let session = head::session(target);
+    let version = head::engine_version(target);
     let upgrade = take_upgrade(&mut request);
     strip_hop_by_hop(request.headers_mut());
     if request.body().size_hint().exact().is_none() {
@@ -97,8 +98,8 @@ async fn answer(
     let is_poll = matches!(session, Session::Of(_)) && request.method() == Method::GET;
     let stop = front.stopping();
     let sent = tokio::select! {
-        sent = send(front, listener, &session, request) => sent,
-        () = stop.cancelled(), if is_poll => Err(Failure::NoWorker),
+        sent = send(front, listener, &session, is_poll, request) => sent,
+        () = stop.cancelled(), if is_poll => Err(Failure::SessionEnds),
     };
     match sent {
         Ok((mut response, lease)) => {
@@ -131,6 +132,7 @@ async fn answer(
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
             response
         }
+        Err(Failure::SessionEnds) => end_of_session(version),
         Err(Failure::BadBody) => {
             refusal(StatusCode::BAD_REQUEST, "The request's body breaks off or is malformed.")
         }
@@ -165,6 +167,8 @@ fn ambiguous(request: &Request<Incoming>) -> bool {
 
 enum Failure {
     NoWorker,
+    /// The poll's worker is going, and its session with it.
+    SessionEnds,
     /// The client's doing.
     BadBody,
     Died,
@@ -177,13 +181,18 @@ async fn send(
     front: &Front,
     listener: ListenerId,
     session: &Session,
+    is_poll: bool,
     request: Request<Incoming>,
 ) -> Result<(Response<Incoming>, Lease), Failure> {
     let repeatable = request.body().is_end_stream() && request.method().is_idempotent();
     let mut repeated = false;
     let mut request = request.map(Upload::from);
     for _ in 0..MAX_TRIES {
-        let upstream = front.choose(listener, session).await.ok_or(Failure::NoWorker)?;
+        if is_poll && front.is_over(session) {
+            return Err(Failure::SessionEnds);
+        }
+        let plain = repeatable && *session == Session::None;
+        let upstream = front.choose(listener, session, plain).await.ok_or(Failure::NoWorker)?;
         let in_flight = upstream.begin();
         let connected = if repeated {
             upstream.connect_anew(listener, &front.pairs).await
@@ -196,7 +205,12 @@ async fn send(
             continue;
         };
         let copy = (repeatable && !repeated).then(|| copy_of(&request));
-        match sender.try_send_request(request).await {
+        let gone = upstream.gone();
+        let response = tokio::select! {
+            response = sender.try_send_request(request) => response,
+            () = gone.cancelled(), if is_poll => return Err(Failure::SessionEnds),
+        };
+        match response {
             Ok(response) => {
                 let lease = Lease { upstream, listener, sender, keep: None, _in_flight: in_flight };
                 return Ok((response, lease));
@@ -420,6 +434,17 @@ fn forwarded(headers: &mut HeaderMap, peer: Peer) {
     if let Some(host) = headers.get(header::HOST).cloned() {
         headers.insert("x-forwarded-host", host);
     }
+}
+
+/// What Engine.IO itself answers a poll with when it closes a session: the client ends it and
+/// connects anew.
+fn end_of_session(version: u8) -> Answer {
+    let packet = if version == 3 { "1:1" } else { "1" };
+    let mut response = Response::new(Either::Right(Full::from(packet)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 fn refusal(status: StatusCode, text: &'static str) -> Answer {

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::head::MAX_HEADERS;
 use super::pair::Pairs;
@@ -39,6 +41,15 @@ pub struct Upstream {
     sticky: AtomicBool,
     in_flight: AtomicUsize,
     idle: Mutex<Vec<Idle>>,
+    /// New work goes elsewhere.
+    draining: AtomicBool,
+    /// It may yet turn out to be broken.
+    on_trial: AtomicBool,
+    /// It has been given a connection whose end nobody tells us.
+    has_given_away: AtomicBool,
+    /// Something has come to its end.
+    less: Notify,
+    gone: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -55,6 +66,7 @@ pub(super) struct InFlight(Arc<Upstream>);
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.less.notify_waiters();
     }
 }
 
@@ -67,7 +79,58 @@ impl Upstream {
             sticky: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             idle: Mutex::default(),
+            draining: AtomicBool::new(false),
+            on_trial: AtomicBool::new(false),
+            has_given_away: AtomicBool::new(false),
+            less: Notify::new(),
+            gone: CancellationToken::new(),
         }
+    }
+
+    /// Only what belongs to sessions of its own is still sent to it.
+    pub fn close_to_new(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// While a worker is on trial it gets only what another could do again in its place.
+    pub fn set_on_trial(&self, on_trial: bool) {
+        self.on_trial.store(on_trial, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_on_trial(&self) -> bool {
+        self.on_trial.load(Ordering::Relaxed)
+    }
+
+    /// Whether it takes new work for this listener.
+    pub(super) fn takes_new(&self, listener: ListenerId) -> bool {
+        !self.draining.load(Ordering::Relaxed) && self.serves(listener)
+    }
+
+    /// Ends when the worker can't be sent to any more.
+    pub(super) fn gone(&self) -> CancellationToken {
+        self.gone.clone()
+    }
+
+    /// Whether a connection was given to a server of it: how long that lives only the worker knows.
+    pub(super) fn has_given_away(&self) -> bool {
+        self.has_given_away.load(Ordering::Relaxed)
+    }
+
+    /// A client's connection was handed over for good.
+    pub(super) fn given_away(&self, listener: ListenerId) {
+        // The sticky package tells of the session on it, and of its end.
+        if matches!(self.door(listener), Some(Door::Server(_))) {
+            self.has_given_away.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Wakes up when a request or a session has ended since this was called.
+    pub(super) fn less(&self) -> impl Future<Output = ()> {
+        self.less.notified()
+    }
+
+    pub(super) fn session_ended(&self) {
+        self.less.notify_waiters();
     }
 
     /// The worker has a server for this listener.
@@ -159,8 +222,10 @@ impl Upstream {
         }
     }
 
-    /// Closes the connections that wait: the worker is not sent to any more.
-    pub fn forget_idle(&self) {
+    /// The worker is not sent to any more: connections that wait are closed, and polls, which
+    /// would wait for ever, are answered.
+    pub(super) fn leave(&self) {
+        self.gone.cancel();
         lock(&self.idle).clear();
     }
 }

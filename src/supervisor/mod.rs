@@ -2,9 +2,13 @@
 //! them to processes, the front-end, the relay and systemd.
 
 pub mod fleet;
+mod handle;
 mod output;
 mod process;
+mod release;
+mod requests;
 mod run;
 mod servers;
 
+pub use handle::{Handle, Reloaded, Reply, Request, Scale, Status, WorkerStatus};
 pub use run::{Output, RunError, run};

@@ -12,7 +12,7 @@ use tokio::process::Child;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::fleet::Exit;
+use super::fleet::{Exit, Generation};
 use super::output::Printer;
 use crate::relay::Relay;
 use crate::route::{Front, Upstream};
@@ -35,6 +35,8 @@ pub(super) enum Event {
     Leaving(u64),
     /// It serves connections by @socket.io/sticky.
     StickyAnswers,
+    /// Nothing is left in it that has to be finished.
+    Drained,
     /// Nothing can be said to it or heard of it any more.
     HungUp(Result<(), ChannelError>),
     /// It is gone.
@@ -66,8 +68,11 @@ pub(super) struct Process {
     pub(super) worker: Arc<Worker>,
     /// How the front-end reaches it.
     pub(super) upstream: Arc<Upstream>,
+    /// Of which reading of the configuration.
+    pub(super) generation: Generation,
     pidfd: OwnedFd,
     probing: Option<AbortOnDropHandle<()>>,
+    draining: Option<AbortOnDropHandle<()>>,
 }
 
 impl Process {
@@ -76,6 +81,7 @@ impl Process {
         plan: &Plan,
         id: WorkerId,
         slot: usize,
+        generation: Generation,
         shared: &Shared,
         printer: Option<&Printer>,
     ) -> Result<Process, SpawnError> {
@@ -106,12 +112,22 @@ impl Process {
         let probing = ask_for_sticky(upstream.clone(), shared.clone(), adapter_spoke, probes);
         let probing = tokio::spawn(probing);
         let probing = Some(AbortOnDropHandle::new(probing));
-        Ok(Process { worker, upstream, pidfd, probing })
+        Ok(Process { worker, upstream, generation, pidfd, probing, draining: None })
     }
 
     /// Sends the process a signal; without effect once it has ended.
     pub(super) fn signal(&self, signal: Signal) {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
+    }
+
+    /// Sends it no new work, and tells when nothing is left in it.
+    pub(super) fn drain(&mut self, shared: &Shared) {
+        self.upstream.close_to_new();
+        let (upstream, shared) = (self.upstream.clone(), shared.clone());
+        self.draining = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            shared.front.left(&upstream).await;
+            shared.tell(upstream.worker.id, Event::Drained);
+        })));
     }
 
     /// It is known how the worker is reached.

@@ -1,8 +1,7 @@
 //! The loop that owns the fleet: events in, one step at a time out, and what everybody else may
 //! know published on the way.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsString;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::pending;
 use std::io;
 use std::sync::Arc;
@@ -12,16 +11,17 @@ use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use super::fleet::{Action, Exit, Fleet, Late, Policy, Startup};
+use super::fleet::{Action, Exit, Fleet, Generation, Startup, Why};
+use super::handle::{Reloaded, Reply, Request, Status};
 use super::output::Printer;
 use super::process::{Event, Process, Shared};
+use super::release::Release;
 use super::servers::Servers;
 use crate::config::{Config, StopMethod};
 use crate::listen::{Listener, Place, Socket};
 use crate::route::{Front, ListenerId};
 use crate::systemd::Notifier;
 use crate::worker::WorkerId;
-use crate::worker::spawn::Plan;
 
 /// Where workers' output goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,52 +51,83 @@ pub enum RunError {
     },
 }
 
-/// Runs an app until it is told to stop (SIGTERM, SIGINT) or has failed to come up.
+/// Runs an app until it is told to stop (SIGTERM, SIGINT) or has failed to come up. SIGHUP reloads
+/// it; `requests` are those of a [`super::Handle`].
 ///
 /// # Errors
 /// [`RunError`]; every worker has ended in any case.
-pub async fn run(config: Config, sockets: Vec<Socket>, output: Output) -> Result<(), RunError> {
+pub async fn run(
+    config: Config,
+    sockets: Vec<Socket>,
+    output: Output,
+    requests: mpsc::Receiver<Request>,
+) -> Result<(), RunError> {
     let (events, inbox) = mpsc::unbounded_channel();
     let front = Front::new(config.route.clone(), config.limits.clone())
         .map_err(|source| RunError::Setup { what: "open the private listener", source })?;
     let shared = Shared { front: Arc::new(front), relay: Arc::default(), events };
     let places: Vec<Place> = sockets.iter().map(Socket::place).collect();
+    let servers = Servers::new(places.clone(), config.directory.clone());
+    let release = Release::new(config, output);
     let supervisor = Supervisor {
-        fleet: Fleet::new(policy(&config), seed()),
-        servers: Servers::new(places.clone(), config.directory.clone()),
-        plan: plan(&config, output),
+        fleet: Fleet::new(release.policy(), release.config.workers, seed()),
+        servers,
+        releases: BTreeMap::from([(FIRST, release)]),
+        serving: FIRST,
+        last: FIRST,
         begun: Instant::now(),
         processes: HashMap::new(),
         notifier: Notifier::default(),
         last_failure: None,
+        last_reload_error: None,
+        reloading: Vec::new(),
+        to_reload: Vec::new(),
+        scaling: VecDeque::new(),
         printer: (output == Output::Prefixed).then(Printer::start),
-        config,
+        output,
         sockets,
         places,
         shared,
     };
-    supervisor.run(inbox).await
+    supervisor.run(inbox, requests).await
 }
 
-struct Supervisor {
-    config: Config,
+/// The generation that an app begins with.
+const FIRST: Generation = Generation(1);
+
+/// Everything that is known of a running app. `requests` has the part that is asked from outside.
+pub(super) struct Supervisor {
     /// Until connections are accepted on them.
     sockets: Vec<Socket>,
     /// Where they listen.
     places: Vec<Place>,
-    plan: Plan,
-    fleet: Fleet,
-    processes: HashMap<WorkerId, Process>,
-    servers: Servers,
-    shared: Shared,
-    notifier: Notifier,
+    pub(super) output: Output,
+    pub(super) fleet: Fleet,
+    /// Of every generation that has workers, or may get them back.
+    pub(super) releases: BTreeMap<Generation, Release>,
+    /// The generation that crashed workers are replaced from.
+    pub(super) serving: Generation,
+    /// The newest.
+    pub(super) last: Generation,
+    pub(super) processes: HashMap<WorkerId, Process>,
+    pub(super) servers: Servers,
+    pub(super) shared: Shared,
+    pub(super) notifier: Notifier,
     begun: Instant,
-    last_failure: Option<String>,
+    /// Why a worker was not ready, for people.
+    pub(super) last_failure: Option<String>,
+    pub(super) last_reload_error: Option<String>,
+    /// Who waits for the roll that is under way.
+    pub(super) reloading: Vec<Reply<Reloaded>>,
+    /// Who waits for the one after that.
+    pub(super) to_reload: Vec<Reply<Reloaded>>,
+    /// Who waits until so many workers serve and nobody else is left.
+    pub(super) scaling: VecDeque<(usize, Reply<Status>)>,
     printer: Option<Printer>,
 }
 
 /// How far the app's life has come.
-enum Phase {
+pub(super) enum Phase {
     Starting,
     Up,
     /// No connection is accepted; requests in flight finish until then.
@@ -111,12 +142,14 @@ impl Supervisor {
     async fn run(
         mut self,
         mut inbox: mpsc::UnboundedReceiver<(WorkerId, Event)>,
+        mut requests: mpsc::Receiver<Request>,
     ) -> Result<(), RunError> {
         let signals = |kind| {
             signal(kind).map_err(|source| RunError::Setup { what: "watch for signals", source })
         };
         let mut terminate = signals(SignalKind::terminate())?;
         let mut interrupt = signals(SignalKind::interrupt())?;
+        let mut hangup = signals(SignalKind::hangup())?;
         let watchdog = self.notifier.watchdog_period();
         let mut fed = tokio::time::interval(watchdog.unwrap_or(Duration::from_secs(3600)));
         let front = self.shared.front.clone();
@@ -124,6 +157,10 @@ impl Supervisor {
         let mut failed = None;
         loop {
             self.take_steps();
+            while self.answer_who_waits() {
+                self.take_steps();
+            }
+            self.publish_trial();
             match (&phase, self.fleet.startup()) {
                 (Phase::Starting, Startup::Up) => {
                     self.open_the_doors();
@@ -140,7 +177,7 @@ impl Supervisor {
             }
             self.notifier.status(self.status(&phase));
 
-            let deadline = self.fleet.deadline().map(|at| self.begun + at);
+            let deadline = self.fleet.deadline(self.now()).map(|at| self.begun + at);
             tokio::select! {
                 Some((id, event)) = inbox.recv() => {
                     self.on(id, event);
@@ -150,6 +187,8 @@ impl Supervisor {
                     }
                 }
                 () = until(deadline) => {}
+                Some(request) = requests.recv() => self.on_request(request, &phase),
+                _ = hangup.recv() => self.on_hangup(&phase),
                 _ = terminate.recv() => phase = self.stop(phase),
                 _ = interrupt.recv() => phase = self.stop(phase),
                 () = drained(&front, &phase) => phase = self.stop_workers(),
@@ -166,7 +205,7 @@ impl Supervisor {
         failed.map_or(Ok(()), Err)
     }
 
-    fn now(&self) -> Duration {
+    pub(super) fn now(&self) -> Duration {
         self.begun.elapsed()
     }
 
@@ -174,37 +213,52 @@ impl Supervisor {
     fn take_steps(&mut self) {
         while let Some(action) = self.fleet.step(self.now()) {
             match action {
-                Action::Start { slot, id } => {
-                    match Process::start(&self.plan, id, slot, &self.shared, self.printer.as_ref())
-                    {
-                        Ok(process) => {
-                            tracing::info!(
-                                worker = id.0,
-                                slot,
-                                pid = process.worker.pid,
-                                "started"
-                            );
-                            self.processes.insert(id, process);
-                        }
-                        Err(error) => {
-                            tracing::error!(worker = id.0, slot, %error, "not started");
-                            self.last_failure = Some(format!("{error}."));
-                            self.fleet.exited(id, Exit::NotStarted, self.now());
-                        }
-                    }
-                }
+                Action::Start { slot, id, generation } => self.start(slot, id, generation),
+                Action::Drain { id } => self.drain(id),
                 Action::Ask { id, way } => self.ask(id, way),
-                Action::Kill { id, late } => self.kill(id, late),
+                Action::Kill { id, why } => self.kill(id, why),
             }
         }
+    }
+
+    /// Tells the front-end which workers are on trial.
+    fn publish_trial(&self) {
+        let on_trial = self.fleet.on_trial();
+        for process in self.processes.values() {
+            process.upstream.set_on_trial(on_trial == Some(process.generation));
+        }
+    }
+
+    fn start(&mut self, slot: usize, id: WorkerId, generation: Generation) {
+        let plan = &self.releases[&generation].plan;
+        match Process::start(plan, id, slot, generation, &self.shared, self.printer.as_ref()) {
+            Ok(process) => {
+                let pid = process.worker.pid;
+                tracing::info!(worker = id.0, slot, pid, generation = generation.0, "started");
+                self.processes.insert(id, process);
+            }
+            Err(error) => {
+                tracing::error!(worker = id.0, slot, %error, "not started");
+                self.last_failure = Some(format!("{error}."));
+                self.fleet.exited(id, Exit::NotStarted, self.now());
+            }
+        }
+    }
+
+    fn drain(&mut self, id: WorkerId) {
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        tracing::info!(worker = id.0, slot = process.worker.slot, "draining");
+        process.drain(&self.shared);
     }
 
     fn ask(&mut self, id: WorkerId, way: usize) {
         self.shared.front.remove(id);
         let Some(process) = self.processes.get(&id) else { return };
-        match &self.config.stop.method[way] {
-            StopMethod::Message(text) => process.worker.send(text),
-            StopMethod::Signal(number) => {
+        // A reload may have changed how many ways there are.
+        match self.releases[&process.generation].config.stop.method.get(way) {
+            None => {}
+            Some(StopMethod::Message(text)) => process.worker.send(text),
+            Some(StopMethod::Signal(number)) => {
                 if let Some(signal) = Signal::from_named_raw(*number) {
                     process.signal(signal);
                 }
@@ -212,15 +266,18 @@ impl Supervisor {
         }
     }
 
-    fn kill(&mut self, id: WorkerId, late: Late) {
+    fn kill(&mut self, id: WorkerId, why: Why) {
+        self.shared.front.remove(id);
         let Some(process) = self.processes.get(&id) else { return };
-        match late {
-            Late::Ready => {
+        match why {
+            Why::NotReady => {
                 let reason = self.why_not_ready(process);
                 tracing::error!(worker = id.0, reason, "not ready in time; killed");
                 self.last_failure = Some(reason);
             }
-            Late::Stop => tracing::warn!(worker = id.0, "did not stop in time; killed"),
+            Why::NotStopped => tracing::warn!(worker = id.0, "did not stop in time; killed"),
+            Why::Unwell => tracing::error!(worker = id.0, "unwell; killed"),
+            Why::GivenUp => tracing::info!(worker = id.0, "not needed any more; killed"),
         }
         process.signal(Signal::KILL);
     }
@@ -264,6 +321,7 @@ impl Supervisor {
                     }
                 }
             }
+            Event::Drained => self.fleet.drained(id, now),
             Event::Exited(_) => unreachable!("taken above"),
         }
     }
@@ -279,7 +337,7 @@ impl Supervisor {
     }
 
     fn exited(&mut self, id: WorkerId, exit: Exit) {
-        let expected = self.fleet.is_stopping(id);
+        let expected = self.fleet.is_leaving(id);
         self.fleet.exited(id, exit, self.now());
         self.shared.front.remove(id);
         self.shared.relay.leave(id);
@@ -319,7 +377,7 @@ impl Supervisor {
             Phase::Up => {
                 self.notifier.stopping();
                 self.shared.front.stop();
-                let until = Instant::now() + self.config.stop.drain;
+                let until = Instant::now() + self.releases[&self.serving].config.stop.drain;
                 tracing::info!(
                     connections = self.shared.front.connections(),
                     "stopping: finishing what is in flight"
@@ -345,7 +403,7 @@ impl Supervisor {
         Phase::Stopping
     }
 
-    fn status(&self, phase: &Phase) -> String {
+    pub(super) fn status(&self, phase: &Phase) -> String {
         let summary = self.fleet.summary();
         match phase {
             Phase::Starting => format!("Starting: {summary}"),
@@ -373,7 +431,7 @@ impl Supervisor {
             .map(|(_, place)| place.to_string())
             .collect();
         let opened = self.servers.opened_by(process.worker.id);
-        let seconds = self.config.ready_timeout.as_secs_f64();
+        let seconds = self.releases[&process.generation].config.ready_timeout.as_secs_f64();
         let mut reason = format!(
             "After {seconds} s ([ready] timeout) nothing in the worker serves {}",
             missing.join(" and ")
@@ -405,54 +463,6 @@ async fn drained(front: &Front, phase: &Phase) {
             let _ = tokio::time::timeout_at((*until).into(), front.drained()).await;
         }
         _ => pending().await,
-    }
-}
-
-fn policy(config: &Config) -> Policy {
-    Policy {
-        slots: config.workers,
-        ready_timeout: config.ready_timeout,
-        backoff: config.restart.backoff,
-        restart: config.restart.policy,
-        stop_on_exit: config.restart.stop_on_exit.clone(),
-        asks: config.stop.method.len(),
-        ask_timeout: config.stop.timeout,
-    }
-}
-
-/// How workers are started. They see our own environment but for what systemd said to us, then
-/// `PORT` (the first port of `listen`), then `[env]`.
-fn plan(config: &Config, output: Output) -> Plan {
-    let ours_alone = |name: &OsString| {
-        let name = name.to_string_lossy();
-        name.starts_with("LISTEN_")
-            || name.starts_with("NODE_CHANNEL_")
-            || matches!(
-                &*name,
-                "NODE_UNIQUE_ID"
-                    | "NOTIFY_SOCKET"
-                    | "WATCHDOG_PID"
-                    | "WATCHDOG_USEC"
-                    | "FDSTORE"
-                    | "INVOCATION_ID"
-                    | "JOURNAL_STREAM"
-                    | "SYSTEMD_EXEC_PID"
-                    | "MANAGERPID"
-            )
-    };
-    let mut env: BTreeMap<OsString, OsString> =
-        std::env::vars_os().filter(|(name, _)| !ours_alone(name)).collect();
-    if let Some(port) = config.listen.iter().find_map(|on| on.port()) {
-        env.insert("PORT".into(), port.to_string().into());
-    }
-    env.extend(config.env.iter().map(|(name, value)| (name.into(), value.into())));
-    Plan {
-        app: config.app.clone(),
-        exec: config.exec.clone(),
-        directory: config.directory.clone(),
-        framing: config.framing,
-        env,
-        piped: output == Output::Prefixed,
     }
 }
 

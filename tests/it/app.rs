@@ -152,7 +152,9 @@ impl Spec {
 
     fn spawn(&self, stdout: Stdio) -> App {
         let folder = TempDir::new().expect("a temporary folder");
-        let file = folder.path().join("test.toml");
+        // The app's name, by which its control socket is found, has to be one of its own.
+        let name = format!("test-{}", self.listen[0].rsplit([':', '/']).next().unwrap_or_default());
+        let file = folder.path().join(format!("{}.toml", name.replace('.', "-")));
         std::fs::write(&file, self.toml()).expect("written");
         let program = env!("CARGO_BIN_EXE_cohortd");
         let mut child = match self.user {
@@ -176,7 +178,7 @@ impl Spec {
             gather(stdout, log.clone());
         }
         gather(child.stderr.take().expect("piped"), log.clone());
-        App { child, log, address: self.listen[0].clone(), _folder: folder }
+        App { child, log, address: self.listen[0].clone(), file, _folder: folder }
     }
 }
 
@@ -209,10 +211,23 @@ pub(crate) struct App {
     child: Child,
     log: Arc<Mutex<String>>,
     address: String,
+    file: PathBuf,
     _folder: TempDir,
 }
 
 impl App {
+    /// The app's name.
+    pub(crate) fn name(&self) -> &str {
+        self.file.file_stem().and_then(|stem| stem.to_str()).expect("an ASCII name")
+    }
+
+    /// Changes text in the configuration.
+    pub(crate) fn change(&self, from: &str, to: &str) {
+        let text = std::fs::read_to_string(&self.file).expect("readable");
+        assert!(text.contains(from), "{from:?} in:\n{text}");
+        std::fs::write(&self.file, text.replacen(from, to, 1)).expect("written");
+    }
+
     /// `host:port` of the first `listen` entry.
     pub(crate) fn address(&self) -> &str {
         &self.address

@@ -9,12 +9,12 @@ const PURE: [&str; 6] = [
     "relay/fanout.rs",
     "route/head.rs",
     "route/table.rs",
-    "supervisor/fleet.rs",
+    "supervisor/fleet",
     "worker/wire",
 ];
 
 /// Where their imports may begin. The libraries are pure themselves.
-const ALLOWED: [&str; 9] = [
+const ALLOWED: [&str; 11] = [
     "std::",
     "serde::",
     "serde_json::",
@@ -24,6 +24,8 @@ const ALLOWED: [&str; 9] = [
     "framing::",
     "message::",
     "value::",
+    "policy::",
+    "slot::",
 ];
 
 /// What the standard library has that is not pure, and what libraries are named in full.
@@ -54,7 +56,9 @@ fn files(path: PathBuf) -> Vec<PathBuf> {
 fn pure_files_are_pure() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut seen = 0;
-    for file in PURE.iter().flat_map(|name| files(src.join(name))) {
+    let is_test = |file: &PathBuf| file.ends_with("simulation.rs") || file.ends_with("tests.rs");
+    let pure = PURE.iter().flat_map(|name| files(src.join(name))).filter(|file| !is_test(file));
+    for file in pure {
         let text = fs::read_to_string(&file).expect("readable");
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
         for line in code.lines().map(str::trim_start).filter(|line| !line.starts_with("//")) {

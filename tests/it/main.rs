@@ -9,6 +9,7 @@ mod hostile;
 mod http;
 mod layout;
 mod raw;
+mod reload;
 mod sdbox;
 mod socketio;
 mod systemd;

@@ -272,6 +272,47 @@ fn restart_refuses_nobody() {
     });
 }
 
+/// A reload by either name returns when all workers are new, and fails, with the reason, when they
+/// could not be: the old ones then serve on, as the same processes. No client notices either.
+#[test]
+fn reload_tells_the_truth() {
+    on_each(|host| {
+        host.add_text(WEB);
+        let config = host.ok("cat /etc/cohortd/myapp.toml");
+        let config = format!("{config}\n[reload]\ncanary = \"200ms\"\n");
+        host.write("/etc/cohortd/myapp.toml", &config);
+        host.ok("systemctl start myapp@cluster");
+        let load = host.load("load");
+        let main = host.main_pid();
+        for name in NAMES {
+            let old = host.processes();
+            host.ok(&format!("systemctl reload {name}"));
+            let new = host.processes();
+            assert_eq!(host.main_pid(), main, "cohortd stays");
+            assert!(new.len() == 3 && new.iter().filter(|pid| old.contains(pid)).count() == 1);
+            assert_eq!(host.states(), ALL_ACTIVE);
+        }
+        host.write("/srv/myapp/app.js", "throw new Error('a broken release')");
+        let old = host.processes();
+        for name in NAMES {
+            assert_ne!(host.run(&format!("systemctl reload {name}")).code, 0, "{name}");
+            assert_eq!(host.processes(), old, "they were never stopped");
+            assert_eq!(host.states(), ALL_ACTIVE);
+        }
+        host.logs("-p err", "was given up");
+        let shown = host.ok("cohortctl show myapp");
+        assert!(
+            shown.contains("last reload: ") && shown.contains("ended (exit code 1)"),
+            "{shown}"
+        );
+        host.write("/etc/cohortd/myapp.toml", &config.replace("workers", "wokers"));
+        assert_ne!(host.run("systemctl reload myapp").code, 0);
+        host.logs("-p err", "myapp.toml:4:1: unknown key `wokers`; did you mean `workers`?");
+        let seen = load.stop();
+        assert_eq!(seen["failures"], serde_json::json!({}), "{seen}");
+    });
+}
+
 /// What the README says to type: links for the boot, and it runs; and back again.
 #[test]
 fn enable_and_disable_start_and_stop_it() {

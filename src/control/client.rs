@@ -1,0 +1,93 @@
+//! `cohortctl`'s end of the control socket.
+
+use std::io;
+use std::path::PathBuf;
+
+use serde::de::DeserializeOwned;
+use tokio::io::BufReader;
+use tokio::net::UnixStream;
+
+use super::wire::{Answer, Call, read, write};
+use super::{INTERFACE, candidates};
+
+/// A connection to a running app.
+#[derive(Debug)]
+pub struct Client {
+    connection: UnixStream,
+}
+
+/// A running app was not reached, or said no.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No control socket answers.
+    #[error("{app} does not run here: no control socket at {}", tried(paths))]
+    NotRunning {
+        /// The app.
+        app: String,
+        /// Where it was looked for.
+        paths: Vec<PathBuf>,
+    },
+    /// The socket is another user's.
+    #[error("{path}: {source} (it is for root and the app's user: use sudo)", path = path.display())]
+    Refused {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The conversation broke off.
+    #[error("the app's supervisor broke off: {0}")]
+    Broken(#[from] io::Error),
+    /// What was asked for did not happen.
+    #[error("{0}")]
+    Failed(String),
+}
+
+fn tried(paths: &[PathBuf]) -> String {
+    let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    paths.join(" or ")
+}
+
+impl Client {
+    /// Connects to a running app.
+    ///
+    /// # Errors
+    /// It does not run, or belongs to somebody else.
+    pub async fn connect(app: &str) -> Result<Client, ClientError> {
+        let paths = candidates(app);
+        for path in &paths {
+            match UnixStream::connect(path).await {
+                Ok(connection) => return Ok(Client { connection }),
+                Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+                    return Err(ClientError::Refused { path: path.clone(), source });
+                }
+                Err(_) => {}
+            }
+        }
+        Err(ClientError::NotRunning { app: app.to_owned(), paths })
+    }
+
+    /// Calls a method and waits for its effect.
+    ///
+    /// # Errors
+    /// It did not happen, and why.
+    pub async fn call<T: DeserializeOwned>(
+        &mut self,
+        method: &str,
+        parameters: serde_json::Value,
+    ) -> Result<T, ClientError> {
+        let call = Call { method: format!("{INTERFACE}.{method}"), parameters };
+        let (from, mut to) = self.connection.split();
+        write(&mut to, &call).await?;
+        let answer: Answer = read(&mut BufReader::new(from))
+            .await?
+            .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+        match answer.error {
+            None => Ok(serde_json::from_value(answer.parameters).map_err(io::Error::from)?),
+            Some(error) => {
+                let reason = answer.parameters["reason"].as_str().map(str::to_owned);
+                Err(ClientError::Failed(reason.unwrap_or(error)))
+            }
+        }
+    }
+}

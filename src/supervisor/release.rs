@@ -1,0 +1,74 @@
+//! One generation's configuration, and what follows from it for its workers.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use super::Output;
+use super::fleet::Policy;
+use crate::config::Config;
+use crate::worker::spawn::Plan;
+
+/// What one reading of the configuration started.
+#[derive(Debug)]
+pub(super) struct Release {
+    pub(super) config: Config,
+    pub(super) plan: Plan,
+}
+
+impl Release {
+    pub(super) fn new(config: Config, output: Output) -> Release {
+        let plan = plan(&config, output);
+        Release { config, plan }
+    }
+
+    pub(super) fn policy(&self) -> Policy {
+        let config = &self.config;
+        Policy {
+            ready_timeout: config.ready_timeout,
+            backoff: config.restart.backoff,
+            restart: config.restart.policy,
+            stop_on_exit: config.restart.stop_on_exit.clone(),
+            drain: config.stop.drain,
+            asks: config.stop.method.len(),
+            ask_timeout: config.stop.timeout,
+            surge: config.reload.surge,
+            canary: config.reload.canary,
+        }
+    }
+}
+
+/// How workers are started. They see our own environment but for what systemd said to us, then
+/// `PORT` (the first port of `listen`), then `[env]`.
+fn plan(config: &Config, output: Output) -> Plan {
+    let ours_alone = |name: &OsString| {
+        let name = name.to_string_lossy();
+        name.starts_with("LISTEN_")
+            || name.starts_with("NODE_CHANNEL_")
+            || matches!(
+                &*name,
+                "NODE_UNIQUE_ID"
+                    | "NOTIFY_SOCKET"
+                    | "WATCHDOG_PID"
+                    | "WATCHDOG_USEC"
+                    | "FDSTORE"
+                    | "INVOCATION_ID"
+                    | "JOURNAL_STREAM"
+                    | "SYSTEMD_EXEC_PID"
+                    | "MANAGERPID"
+            )
+    };
+    let mut env: BTreeMap<OsString, OsString> =
+        std::env::vars_os().filter(|(name, _)| !ours_alone(name)).collect();
+    if let Some(port) = config.listen.iter().find_map(|on| on.port()) {
+        env.insert("PORT".into(), port.to_string().into());
+    }
+    env.extend(config.env.iter().map(|(name, value)| (name.into(), value.into())));
+    Plan {
+        app: config.app.clone(),
+        exec: config.exec.clone(),
+        directory: config.directory.clone(),
+        framing: config.framing,
+        env,
+        piped: output == Output::Prefixed,
+    }
+}

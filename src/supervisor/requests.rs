@@ -1,0 +1,184 @@
+//! What is asked of a running app from outside: reload, scale, status. Answers are given when the
+//! effect is there, or with why it is not.
+//!
+//! One reload at a time. Those that are asked for meanwhile are one reload that begins when it has
+//! ended, and reads the configuration only then.
+
+use super::fleet::{Failure, Generation, How, Outcome};
+use super::handle::{Reloaded, Reply, Request, Scale, Status, WorkerStatus};
+use super::release::Release;
+use super::run::{Phase, Supervisor};
+use crate::config::Config;
+
+impl Supervisor {
+    /// Carries out a request, or puts its asker on the list of those who wait.
+    pub(super) fn on_request(&mut self, request: Request, phase: &Phase) {
+        let up = matches!(phase, Phase::Up);
+        let not_up = || "the app is not up: it is being started or stopped".to_owned();
+        // An asker that is gone has no use for its answer.
+        match request {
+            Request::Reload(reply) if up => {
+                self.to_reload.push(reply);
+                self.begin_reload();
+            }
+            Request::Scale(scale, reply) if up => self.scale(scale, reply),
+            Request::Reload(reply) => drop(reply.send(Err(not_up()))),
+            Request::Scale(_, reply) => drop(reply.send(Err(not_up()))),
+            Request::Status(reply) => drop(reply.send(Ok(self.report(self.status(phase))))),
+        }
+    }
+
+    /// SIGHUP: a reload that nobody waits for.
+    pub(super) fn on_hangup(&mut self, phase: &Phase) {
+        let (reply, _) = tokio::sync::oneshot::channel();
+        self.on_request(Request::Reload(reply), phase);
+    }
+
+    /// Tells those who wait for it what has happened meanwhile. Returns whether the fleet has to
+    /// be stepped again for it: a reload has ended, or the next one has begun.
+    pub(super) fn answer_who_waits(&mut self) -> bool {
+        let mut changed = false;
+        while let Some(outcome) = self.fleet.take_outcome() {
+            self.end_reload(outcome);
+            changed = true;
+        }
+        if !self.to_reload.is_empty() && !self.fleet.is_rolling() {
+            self.begin_reload();
+            changed = true;
+        }
+        let summary = self.fleet.summary();
+        let settled =
+            summary.leaving == 0 && summary.ready == summary.slots && !self.fleet.is_rolling();
+        while let Some((wanted, _)) = self.scaling.front()
+            && (settled || *wanted != summary.slots)
+        {
+            let Some((wanted, reply)) = self.scaling.pop_front() else { break };
+            let _ = reply.send(if wanted == summary.slots {
+                Ok(self.report(summary.to_string()))
+            } else {
+                Err(format!("another request set the number of workers to {}", summary.slots))
+            });
+        }
+        changed
+    }
+
+    fn begin_reload(&mut self) {
+        if self.fleet.is_rolling() {
+            return;
+        }
+        self.reloading = std::mem::take(&mut self.to_reload);
+        match self.read_anew() {
+            Ok(config) => {
+                self.last = Generation(self.last.0 + 1);
+                let release = Release::new(config, self.output);
+                tracing::info!(generation = self.last.0, "reloading");
+                self.fleet.roll(self.last, release.policy(), release.config.workers);
+                self.releases.insert(self.last, release);
+                self.notifier.reloading();
+            }
+            Err(error) => self.reload_failed(error),
+        }
+    }
+
+    fn read_anew(&self) -> Result<Config, String> {
+        let now = &self.releases[&self.serving].config;
+        let new = Config::load(&now.file).map_err(|error| error.to_string())?;
+        if new.listen != now.listen {
+            return Err(format!(
+                "{}: listen has changed, and sockets stay as they are in a reload: run `cohortctl \
+                 add {app}` and `systemctl restart {app}.socket {app}`",
+                new.file.display(),
+                app = new.app,
+            ));
+        }
+        Ok(new)
+    }
+
+    fn end_reload(&mut self, outcome: Outcome) {
+        self.notifier.ready();
+        match outcome.result {
+            Ok(()) => {
+                self.serving = outcome.generation;
+                let config = &self.releases[&self.serving].config;
+                self.shared.front.configure(config.route.clone(), config.limits.clone());
+                tracing::info!(generation = self.serving.0, "reloaded");
+                self.last_reload_error = None;
+                let reloaded = Reloaded { generation: self.serving.0 };
+                for reply in self.reloading.drain(..) {
+                    let _ = reply.send(Ok(reloaded));
+                }
+            }
+            Err(Failure { worker, how }) => {
+                let what = match how {
+                    How::NotReady => format!(
+                        "worker {worker} was not ready in time. {}",
+                        self.last_failure.as_deref().unwrap_or_default()
+                    ),
+                    How::Exited(exit) => {
+                        format!("worker {worker} ended ({exit}); its own output says why")
+                    }
+                    How::Unwell => format!("worker {worker} was unwell"),
+                    How::Stopped => "the app was stopped meanwhile".to_owned(),
+                };
+                let generation = outcome.generation;
+                self.reload_failed(format!(
+                    "generation {generation} was given up: {what}. Generation {} serves on",
+                    self.serving
+                ));
+            }
+        }
+        let used: Vec<Generation> = self.processes.values().map(|p| p.generation).collect();
+        let serving = self.serving;
+        self.releases.retain(|generation, _| *generation == serving || used.contains(generation));
+    }
+
+    fn reload_failed(&mut self, error: String) {
+        tracing::error!(error, "not reloaded");
+        for reply in self.reloading.drain(..) {
+            let _ = reply.send(Err(error.clone()));
+        }
+        self.last_reload_error = Some(error);
+    }
+
+    fn scale(&mut self, scale: Scale, reply: Reply<Status>) {
+        let wanted = match scale {
+            Scale::To(n) => i64::try_from(n).unwrap_or(i64::MAX),
+            Scale::By(n) => (self.fleet.wanted() as i64).saturating_add(n),
+        };
+        match usize::try_from(wanted) {
+            Ok(n @ 1..=1024) => {
+                tracing::info!(workers = n, "scaling");
+                self.fleet.scale(n);
+                self.scaling.push_back((n, reply));
+            }
+            _ => {
+                let error = format!("there can be 1 to 1024 workers, not {wanted}");
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    fn report(&self, state: String) -> Status {
+        let mut workers: Vec<WorkerStatus> = self
+            .processes
+            .iter()
+            .map(|(id, process)| WorkerStatus {
+                id: id.0,
+                slot: process.worker.slot,
+                generation: process.generation.0,
+                pid: process.worker.pid,
+                state: self.fleet.state_of(*id).to_owned(),
+                in_flight: process.upstream.in_flight(),
+                sessions: self.shared.front.sessions_of(*id),
+            })
+            .collect();
+        workers.sort_by_key(|worker| (worker.slot, worker.id));
+        Status {
+            app: self.releases[&self.serving].config.app.clone(),
+            state,
+            generation: self.serving.0,
+            last_reload_error: self.last_reload_error.clone(),
+            workers,
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Reload and scale of a running app: under load, and with releases that are broken.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use crate::app::{App, Spec, js, kill, node, until};
+
+/// A load that has begun and goes on until it is ended.
+struct Load {
+    child: Child,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+impl Load {
+    fn start(app: &App) -> Load {
+        let mut child = Command::new(node("node20"))
+            .arg(js().join("clients/mixed.js"))
+            .arg(app.url())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("node starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        lines.read_line(&mut line).expect("text");
+        assert_eq!(line, "going\n", "{}", app.log());
+        Load { child, lines }
+    }
+
+    /// What came of every request.
+    fn end(mut self) -> serde_json::Value {
+        kill("TERM", self.child.id() as i32);
+        let mut line = String::new();
+        self.lines.read_line(&mut line).expect("text");
+        let _ = self.child.wait();
+        serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn ctl(app: &App, words: &[&str]) -> Output {
+    let (command, rest) = words.split_first().expect("a command");
+    Command::new(env!("CARGO_BIN_EXE_cohortctl"))
+        .arg(command)
+        .arg(app.name())
+        .args(rest)
+        .output()
+        .expect("cohortctl starts")
+}
+
+fn ok(app: &App, words: &[&str]) -> String {
+    let output = ctl(app, words);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words:?}: {errors}\n--- log\n{}", app.log());
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn refused(app: &App, words: &[&str]) -> String {
+    let output = ctl(app, words);
+    assert_eq!(output.status.code(), Some(1), "{words:?} went well; the log:\n{}", app.log());
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn sio(toml: &str) -> Spec {
+    Spec::new("sio.js").env("STICKY", "sticky2").env("ADAPTER", "adapter03").more(toml)
+}
+
+#[test]
+fn reloads_under_load_fail_no_request() {
+    let app = sio("[reload]\ncanary = \"200ms\"\n[stop]\ndrain = \"3s\"").workers(2).start();
+    let load = Load::start(&app);
+    for generation in 2..=5 {
+        let before = app.workers();
+        assert!(ok(&app, &["reload"]).contains(&format!("generation {generation} serves")));
+        let after = app.workers();
+        assert!(before.values().all(|pid| !after.values().any(|p| p == pid)), "all are new");
+    }
+    let seen = load.end();
+    assert_eq!(seen["failures"], serde_json::json!({}), "{seen}\n--- log\n{}", app.log());
+    eprintln!("{seen}");
+}
+
+/// A release that is broken in some way: the reload fails, and nobody is the worse for it.
+fn broken(script: &str, toml: &str, said: &str) {
+    let text = format!("[ready]\ntimeout = \"3s\"\n[reload]\ncanary = \"5s\"\n{toml}");
+    let app = sio(&text).start();
+    let before = app.workers();
+    let load = Load::start(&app);
+    app.change("sio.js", script);
+    let error = refused(&app, &["reload"]);
+    assert!(error.contains(said) && error.contains("Generation 1 serves on"), "{error}");
+    let seen = load.end();
+    assert_eq!(seen["failures"], serde_json::json!({}), "{seen}\n--- log\n{}", app.log());
+    assert_eq!(seen["ends"], serde_json::json!({}), "no session ended: {seen}");
+    assert_eq!(app.workers(), before, "the old ones were never stopped");
+    assert!(ok(&app, &["show"]).contains("last reload: generation 2 was given up"));
+    // And it can be mended.
+    app.change(script, "sio.js");
+    ok(&app, &["reload"]);
+}
+
+#[test]
+fn a_release_that_throws_at_boot_is_given_up() {
+    broken("nonesuch.js", "", "ended (exit code 1)");
+}
+
+#[test]
+fn a_release_that_never_listens_is_given_up() {
+    broken("idle.js", "", "was not ready in time");
+}
+
+#[test]
+fn a_release_that_crashes_after_3_s_is_given_up() {
+    broken("crash-later.js", "", "ended (exit code 7)");
+}
+
+#[test]
+fn a_wrong_configuration_changes_nothing() {
+    let app = sio("").start();
+    let before = app.workers();
+    app.change("workers =", "wokers =");
+    let error = refused(&app, &["reload"]);
+    assert!(error.contains("unknown key `wokers`; did you mean `workers`?"), "{error}");
+    assert_eq!(app.workers(), before);
+    app.change("wokers =", "workers =");
+    app.change("listen = [", "listen = [\"1\", ");
+    assert!(refused(&app, &["reload"]).contains("listen has changed"));
+}
+
+#[test]
+fn reloads_that_are_asked_for_meanwhile_are_one() {
+    let app = sio("[reload]\ncanary = \"500ms\"").workers(1).start();
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = (0..4).map(|_| scope.spawn(|| ok(&app, &["reload"]))).collect();
+        for said in asked {
+            let said = said.join().expect("it went well");
+            assert!(said.contains("generation 2 serves") || said.contains("generation 3 serves"));
+        }
+    });
+    assert!(app.log().matches(" reloading generation=").count() <= 2, "{}", app.log());
+    app.signal("HUP");
+    app.wait_for_times(" reloaded generation=", 3);
+}
+
+#[test]
+fn a_reload_takes_the_file_s_number_of_workers_and_environment() {
+    let app = sio("[reload]\ncanary = \"0s\"").workers(3).start();
+    app.change("workers = 3", "workers = 2");
+    app.change("[env]", "[env]\nNEW = \"yes\"");
+    ok(&app, &["reload"]);
+    let workers = app.workers();
+    assert_eq!(workers.keys().copied().collect::<Vec<_>>(), [0, 1]);
+    for pid in workers.values() {
+        let env = std::fs::read_to_string(format!("/proc/{pid}/environ")).expect("ours");
+        assert!(env.split('\0').any(|variable| variable == "NEW=yes"), "{env}");
+    }
+}
+
+#[test]
+fn slots_stay_dense_when_it_is_scaled() {
+    let app = sio("[stop]\ndrain = \"1s\"").workers(2).start();
+    let slots = || app.workers().keys().copied().collect::<Vec<_>>();
+    let first = app.workers();
+    assert!(ok(&app, &["scale", "4"]).contains("4/4 workers ready"));
+    assert_eq!(slots(), [0, 1, 2, 3]);
+    ok(&app, &["scale", "--", "-3"]);
+    assert_eq!(slots(), [0]);
+    ok(&app, &["scale", "+1"]);
+    assert_eq!(slots(), [0, 1]);
+    assert_eq!(app.workers()[&0], first[&0], "the lowest were not touched");
+    assert!(refused(&app, &["scale", "0"]).contains("1 to 1024 workers"));
+    let json: serde_json::Value =
+        serde_json::from_str(&ok(&app, &["show", "--json"])).expect("JSON");
+    assert_eq!(json["workers"].as_array().map(Vec::len), Some(2), "{json}");
+}
+
+#[test]
+fn the_control_socket_is_its_owner_s_and_goes_with_the_app() {
+    let mut app = sio("").start();
+    let path = format!("/run/cohortd/{}/control", app.name());
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: the path is that of root");
+        return;
+    }
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(&path).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    // Nonsense is answered, and harms nobody.
+    use std::io::{Read, Write};
+    for nonsense in ["\0", "{}\0", "{\"method\":\"org.cohortd.App.Dance\"}\0", "[[[[", "nonsense\0"]
+    {
+        let mut socket = std::os::unix::net::UnixStream::connect(&path).expect("connects");
+        socket.write_all(nonsense.as_bytes()).expect("written");
+        socket.shutdown(std::net::Shutdown::Write).expect("done");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).expect("text");
+        assert!(answer.contains("org.cohortd.App."), "{nonsense:?}: {answer:?}");
+    }
+    ok(&app, &["show"]);
+    app.signal("TERM");
+    assert_eq!(app.wait(), Some(0));
+    assert!(until(|| !Path::new(&path).exists()));
+    assert!(refused(&app, &["show"]).contains("does not run here"));
+}

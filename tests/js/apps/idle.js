@@ -1,0 +1,2 @@
+// A release that never listens.
+setInterval(() => {}, 1000);

@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::app::{App, Spec, until};
-use crate::raw::{Bare, Wire, cohortd, descriptors, memory};
+use crate::raw::{Bare, Wire, descriptors, memory};
 
 const LIMITS: &str = "[limits]\nhead_timeout = \"1s\"\nidle = \"2s\"\n";
 
@@ -32,7 +32,7 @@ struct Health {
 
 impl Health {
     fn of(app: &App) -> Health {
-        let pid = cohortd(app);
+        let pid = app.pid() as i32;
         assert_eq!(Wire::open(app.address()).get("/whoami").status, 200);
         Health { pid, descriptors: descriptors(pid), memory: memory(pid) }
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::app::{App, Spec, free_port, kill, until};
-use crate::raw::{Answer, Bare, Wire, cohortd, memory};
+use crate::raw::{Answer, Bare, Wire, memory};
 
 const MIB: usize = 1 << 20;
 
@@ -311,7 +311,7 @@ fn a_response_and_a_request_pass_as_they_come() {
 fn a_slow_end_holds_the_other_end_and_not_our_memory() {
     const LENGTH: usize = 500 * MIB;
     let app = web().start();
-    let pid = cohortd(&app);
+    let pid = app.pid() as i32;
     assert_eq!(Wire::open(app.address()).get("/raw").status, 200);
     let before = memory(pid);
     let most = AtomicUsize::new(before);

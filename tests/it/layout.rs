@@ -14,7 +14,7 @@ const PURE: [&str; 6] = [
 ];
 
 /// Where their imports may begin. The libraries are pure themselves.
-const ALLOWED: [&str; 11] = [
+const ALLOWED: [&str; 12] = [
     "std::",
     "serde::",
     "serde_json::",
@@ -25,6 +25,7 @@ const ALLOWED: [&str; 11] = [
     "message::",
     "value::",
     "policy::",
+    "report::",
     "slot::",
 ];
 

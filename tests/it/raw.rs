@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::app::{App, DEADLINE, js, node};
+use crate::app::{DEADLINE, js, node};
 
 /// A client's connection.
 pub(crate) struct Wire {
@@ -287,12 +287,6 @@ impl Drop for Bare {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// cohortd's own process id: its workers' parent.
-pub(crate) fn cohortd(app: &App) -> i32 {
-    let worker = *app.workers().values().next().expect("a worker runs");
-    status(worker, "PPid:").try_into().expect("a process id")
 }
 
 /// How many descriptors a process has.

@@ -1,39 +1,7 @@
 //! Socket.IO through the front-end and the relay, by real clients, measured against one process.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-
-use crate::app::{NODES, Spec, client, js, node};
-
-/// The app in one process, with no cohortd: what it shows is what a cluster has to show.
-struct Single {
-    child: Child,
-    url: String,
-}
-
-impl Single {
-    fn start() -> Single {
-        let mut child = Command::new(node("node20"))
-            .arg(js().join("apps/sio.js"))
-            .env("SINGLE", "1")
-            .env("HOST", "127.0.0.1")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("node starts");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("text");
-        let said: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-        let port = said["address"]["port"].as_u64().expect("it listens");
-        Single { child, url: format!("http://127.0.0.1:{port}") }
-    }
-}
-
-impl Drop for Single {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use crate::app::{NODES, Spec, client};
+use crate::raw::Bare;
 
 fn transcript(value: &serde_json::Value) -> String {
     let steps = value["transcript"].as_array().expect("a transcript");
@@ -46,9 +14,10 @@ fn sticky(sticky: &str, adapter: &str) -> Spec {
 }
 
 fn same_as_one_process(spec: &Spec, workers: usize, skip: &str) {
-    let single = Single::start();
+    let single = Bare::start("sio.js");
+    let url = format!("http://{}", single.address);
     let env = [("SKIP", skip)];
-    let alone = client("clients/suite.js", &[&single.url], &env).unwrap_or_else(|e| panic!("{e}"));
+    let alone = client("clients/suite.js", &[&url], &env).unwrap_or_else(|e| panic!("{e}"));
     let app = spec.clone().workers(workers).start();
     let url = app.url();
     let many = client("clients/suite.js", &[&url, "6", &workers.to_string()], &env)

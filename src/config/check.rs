@@ -1,0 +1,385 @@
+//! From a file's schema to what it means, or to the first thing wrong with it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::error::{ConfigError, nearest};
+use super::file::{self, Count, Env, File, Text};
+use super::value::{self, Listen, Network};
+use super::{
+    Balance, Config, Limits, Reload, Restart, RestartPolicy, Route, Stop, StopMethod, app_name,
+    is_app_name,
+};
+use crate::worker::wire::Framing;
+
+/// More workers than this on one machine is a mistake in the file.
+const MAX_WORKERS: i64 = 1024;
+
+/// Variables by which Node, systemd and cohortd talk to a worker: not the user's to set.
+const RESERVED: [&str; 9] = [
+    "NODE_APP_INSTANCE",
+    "NODE_CHANNEL_FD",
+    "NODE_CHANNEL_SERIALIZATION_MODE",
+    "NODE_UNIQUE_ID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+];
+
+/// A file's text, for the places of its mistakes.
+pub(super) struct Check<'a> {
+    pub(super) file: &'a Path,
+    pub(super) source: &'a str,
+}
+
+type Checked<T> = Result<T, ConfigError>;
+
+impl Check<'_> {
+    /// The configuration that a file means.
+    pub(super) fn config(&self, raw: File) -> Checked<Config> {
+        self.not_yet(&raw)?;
+        let app = app_name(self.file).ok_or_else(|| {
+            ConfigError::of_file(
+                self.file,
+                "the file's name is the app's: letters, digits, - and _, at most 64",
+            )
+        })?;
+        let folder = std::path::absolute(self.file)
+            .ok()
+            .and_then(|file| file.parent().map(Path::to_owned))
+            .unwrap_or_default();
+        let directory = match &raw.directory {
+            Some(text) => folder.join(text.as_ref()),
+            None => folder,
+        };
+        Ok(Config {
+            app,
+            file: self.file.to_owned(),
+            exec: self.exec(&raw.exec)?,
+            directory,
+            listen: self.listen(&raw.listen)?,
+            workers: self.workers(&raw.workers)?,
+            framing: self
+                .word(
+                    &raw.serialization,
+                    &[("advanced", Framing::Advanced), ("json", Framing::Json)],
+                )?
+                .unwrap_or_default(),
+            profile: self.profile(&raw)?,
+            ready_timeout: self.duration(&raw.ready.timeout, Duration::from_secs(30))?,
+            stop: self.stop(&raw.stop)?,
+            reload: self.reload(&raw.reload)?,
+            restart: self.restart(&raw.restart)?,
+            route: self.route(&raw.route)?,
+            limits: self.limits(&raw.limits)?,
+            env: self.env(&raw)?,
+        })
+    }
+
+    fn error<T>(&self, span: Range<usize>, message: impl Into<String>) -> Checked<T> {
+        Err(ConfigError::at(self.file, self.source, span, message))
+    }
+
+    /// Refuses what later versions will do.
+    fn not_yet(&self, raw: &File) -> Checked<()> {
+        fn span<T>(key: &Option<Spanned<T>>) -> Option<Range<usize>> {
+            key.as_ref().map(Spanned::span)
+        }
+        let whole_keys = [
+            ("health.http", span(&raw.health.http)),
+            ("health.every", span(&raw.health.every)),
+            ("health.fail_after", span(&raw.health.fail_after)),
+            ("health.event_loop", span(&raw.health.event_loop)),
+            ("reload.disconnects_per_second", span(&raw.reload.disconnects_per_second)),
+            ("reload.schedule", span(&raw.reload.schedule)),
+            ("memory.recycle_at", span(&raw.memory.recycle_at)),
+            ("memory.max", span(&raw.memory.max)),
+        ];
+        for (key, span) in whole_keys {
+            if let Some(span) = span {
+                return self.error(span, format!("not yet: {key} comes in a later version"));
+            }
+        }
+        // A word that ends in a colon stands for everything that begins with it.
+        self.choice("kind", &raw.kind, &["node"], &["socket", "job"])?;
+        self.choice(
+            "ready.when",
+            &raw.ready.when,
+            &["auto", "listening"],
+            &["message", "notify", "http:"],
+        )?;
+        self.choice("route.protocol", &raw.route.protocol, &["http"], &["tcp"])?;
+        let later = ["ip", "cookie:", "header:"];
+        self.choice("route.sticky", &raw.route.sticky, &["auto", "off"], &later)?;
+        self.choice("route.deliver", &raw.route.deliver, &["auto"], &["handoff", "shared"])?;
+        self.choice("relay.adapter", &raw.relay.adapter, &["auto"], &[])?;
+        self.choice("relay.bus", &raw.relay.bus, &[""], &["nats:", "redis:", "tls:", "rediss:"])
+    }
+
+    /// Accepts the words that are honoured `now` and tells those of `later` from mistakes.
+    fn choice(&self, key: &str, value: &Option<Text>, now: &[&str], later: &[&str]) -> Checked<()> {
+        let Some(text) = value else { return Ok(()) };
+        let word = text.as_ref().as_str();
+        if now.contains(&word) {
+            return Ok(());
+        }
+        let is = |known: &&str| {
+            if known.ends_with(':') { word.starts_with(known) } else { word == *known }
+        };
+        let message = if later.iter().any(is) {
+            format!("not yet: {key} = \"{word}\" comes in a later version")
+        } else {
+            let known: Vec<String> =
+                now.iter().chain(later).map(|word| format!("\"{word}\"")).collect();
+            format!("expected {}, found \"{word}\"", known.join(" or "))
+        };
+        self.error(text.span(), message)
+    }
+
+    /// One of the words; `None` when the key is absent.
+    fn word<T: Copy>(&self, key: &Option<Text>, words: &[(&str, T)]) -> Checked<Option<T>> {
+        let Some(text) = key else { return Ok(None) };
+        if let Some((_, value)) = words.iter().find(|(word, _)| word == text.as_ref()) {
+            return Ok(Some(*value));
+        }
+        let known: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+        self.error(
+            text.span(),
+            format!("expected {}, found \"{}\"", known.join(" or "), text.as_ref()),
+        )
+    }
+
+    fn parsed<T>(
+        &self,
+        key: &Option<Text>,
+        default: T,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Checked<T> {
+        match key {
+            None => Ok(default),
+            Some(text) => parse(text.as_ref()).or_else(|message| self.error(text.span(), message)),
+        }
+    }
+
+    fn duration(&self, key: &Option<Text>, default: Duration) -> Checked<Duration> {
+        self.parsed(key, default, value::duration)
+    }
+
+    fn exec(&self, exec: &Option<Spanned<Vec<String>>>) -> Checked<Vec<String>> {
+        let Some(exec) = exec else {
+            return Err(ConfigError::of_file(
+                self.file,
+                "exec is missing: exec = [\"node\", \"worker.js\"]",
+            ));
+        };
+        let span = exec.span();
+        let exec = exec.as_ref();
+        match exec.first() {
+            None => self.error(span, "exec has to name a program: [\"node\", \"worker.js\"]"),
+            Some(program) if program.is_empty() => {
+                self.error(span, "exec begins with an empty string instead of a program")
+            }
+            Some(program) if exec.len() == 1 && program.contains(char::is_whitespace) => self.error(
+                span,
+                "one string with spaces is one program's name; write each argument as a string of \
+                 its own: [\"node\", \"worker.js\"]",
+            ),
+            _ if exec.iter().any(|arg| arg.contains('\0')) => {
+                self.error(span, "an argument can't contain a NUL character")
+            }
+            Some(_) => Ok(exec.clone()),
+        }
+    }
+
+    fn listen(&self, listen: &[Text]) -> Checked<Vec<Listen>> {
+        if listen.is_empty() {
+            return Err(ConfigError::of_file(
+                self.file,
+                "listen is missing: listen = [\"8080\"] for a port, [\"/run/myapp.sock\"] for a path",
+            ));
+        }
+        let mut entries: Vec<Listen> = Vec::new();
+        for text in listen {
+            let entry = Listen::parse(text.as_ref()).or_else(|m| self.error(text.span(), m))?;
+            if entries.contains(&entry) {
+                return self.error(text.span(), format!("\"{entry}\" stands here twice"));
+            }
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    fn workers(&self, count: &Option<Spanned<Count>>) -> Checked<usize> {
+        // Knows cpusets and the cgroup's cpu.max.
+        let auto = std::thread::available_parallelism().map_or(1, usize::from);
+        let Some(count) = count else { return Ok(auto) };
+        let span = count.span();
+        match count.as_ref() {
+            Count::Number(n) if (1..=MAX_WORKERS).contains(n) => Ok(*n as usize),
+            Count::Number(n) => {
+                self.error(span, format!("expected 1 to {MAX_WORKERS} workers, found {n}"))
+            }
+            Count::Word(word) if word == "auto" => Ok(auto),
+            Count::Word(word) => {
+                match word.strip_prefix("auto-").and_then(|n| n.parse::<usize>().ok()) {
+                    Some(less) => Ok(auto.saturating_sub(less).max(1)),
+                    None => self.error(
+                        span,
+                        format!("expected a number, \"auto\" or \"auto-1\", found \"{word}\""),
+                    ),
+                }
+            }
+        }
+    }
+
+    fn stop(&self, raw: &file::Stop) -> Checked<Stop> {
+        let mut method = Vec::new();
+        for text in raw.method.iter().flatten() {
+            method.push(stop_method(text.as_ref()).or_else(|m| self.error(text.span(), m))?);
+        }
+        if raw.method.is_none() {
+            method.push(StopMethod::Signal(rustix::process::Signal::TERM.as_raw()));
+        }
+        Ok(Stop {
+            method,
+            drain: self.duration(&raw.drain, Duration::from_secs(30))?,
+            timeout: self.duration(&raw.timeout, Duration::from_secs(10))?,
+        })
+    }
+
+    fn reload(&self, raw: &file::Reload) -> Checked<Reload> {
+        self.choice("reload.on_failure", &raw.on_failure, &["rollback"], &[])?;
+        let surge = match &raw.surge {
+            None => 1,
+            Some(surge) => match usize::try_from(*surge.as_ref()) {
+                Ok(n @ 1..=1024) => n,
+                _ => {
+                    return self.error(surge.span(), "expected a number of workers from 1 to 1024");
+                }
+            },
+        };
+        Ok(Reload { surge, canary: self.duration(&raw.canary, Duration::from_secs(10))? })
+    }
+
+    fn restart(&self, raw: &file::Restart) -> Checked<Restart> {
+        use RestartPolicy::{Always, Never, OnFailure};
+        let mut stop_on_exit = Vec::new();
+        for code in raw.stop_on_exit.iter().flatten() {
+            match i32::try_from(*code.as_ref()) {
+                Ok(n @ 0..=255) => stop_on_exit.push(n),
+                _ => return self.error(code.span(), "expected an exit code from 0 to 255"),
+            }
+        }
+        let words = [("always", Always), ("on-failure", OnFailure), ("never", Never)];
+        let backoff = (Duration::from_millis(100), Duration::from_secs(30));
+        Ok(Restart {
+            policy: self.word(&raw.policy, &words)?.unwrap_or(Always),
+            backoff: self.parsed(&raw.backoff, backoff, value::duration_range)?,
+            stop_on_exit,
+        })
+    }
+
+    fn route(&self, raw: &file::Route) -> Checked<Route> {
+        let words = [("least-loaded", Balance::LeastLoaded), ("round-robin", Balance::RoundRobin)];
+        let trusted = match &raw.trusted {
+            None => vec![Network::Loopback],
+            Some(list) => list
+                .iter()
+                .map(|t| Network::parse(t.as_ref()).or_else(|m| self.error(t.span(), m)))
+                .collect::<Checked<_>>()?,
+        };
+        Ok(Route {
+            sticky: self.word(&raw.sticky, &[("auto", true), ("off", false)])?.unwrap_or(true),
+            trusted,
+            balance: self.word(&raw.balance, &words)?.unwrap_or(Balance::LeastLoaded),
+            queue: self.duration(&raw.queue, Duration::from_secs(5))?,
+        })
+    }
+
+    fn limits(&self, raw: &file::Limits) -> Checked<Limits> {
+        let head_size = self.parsed(&raw.head_size, 32 << 10, |text| match value::size(text)? {
+            n @ 1024..=262_144 => Ok(n),
+            _ => Err(format!("expected a size from 1K to 256K, found \"{text}\"")),
+        })?;
+        Ok(Limits {
+            head_size,
+            head_timeout: self.duration(&raw.head_timeout, Duration::from_secs(15))?,
+            idle: self.duration(&raw.idle, Duration::from_secs(75))?,
+        })
+    }
+
+    fn profile(&self, raw: &File) -> Checked<String> {
+        let Some(name) = &raw.use_profile else { return Ok("cluster".into()) };
+        let word = name.as_ref();
+        if word != "cluster" && !raw.profile.contains_key(word) {
+            let hint = match nearest(word, raw.profile.keys().map(String::as_str)) {
+                Some(near) => format!("; did you mean \"{near}\"?"),
+                None => format!(": write [profile.{word}.env]"),
+            };
+            return self.error(name.span(), format!("there is no profile \"{word}\"{hint}"));
+        }
+        if is_app_name(word) {
+            Ok(word.to_owned())
+        } else {
+            self.error(name.span(), "a profile's name is letters, digits, - and _")
+        }
+    }
+
+    fn env(&self, raw: &File) -> Checked<BTreeMap<String, String>> {
+        let chosen = raw.use_profile.as_ref().and_then(|name| raw.profile.get(name.as_ref()));
+        let overlays = raw.profile.values().map(|profile| &profile.env);
+        for env in std::iter::once(&raw.env).chain(overlays) {
+            self.variables(env)?;
+        }
+        Ok(std::iter::once(&raw.env)
+            .chain(chosen.map(|profile| &profile.env))
+            .flatten()
+            .map(|(name, value)| (name.as_ref().clone(), value.as_ref().clone()))
+            .collect())
+    }
+
+    fn variables(&self, env: &Env) -> Checked<()> {
+        for (name, value) in env {
+            let key = name.as_ref();
+            if key.is_empty() || key.contains(['=', '\0']) {
+                return self
+                    .error(name.span(), "a variable's name can't be empty or contain = or NUL");
+            }
+            if RESERVED.contains(&key.as_str()) {
+                return self.error(name.span(), format!("{key} is set by cohortd for each worker"));
+            }
+            if value.as_ref().contains('\0') {
+                return self.error(value.span(), "a variable's value can't contain NUL");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn stop_method(text: &str) -> Result<StopMethod, String> {
+    use rustix::process::Signal;
+    if let Some(message) = text.strip_prefix("message:").filter(|m| !m.is_empty()) {
+        return Ok(StopMethod::Message(message.to_owned()));
+    }
+    let signal = match text {
+        "SIGTERM" => Signal::TERM,
+        "SIGINT" => Signal::INT,
+        "SIGQUIT" => Signal::QUIT,
+        "SIGHUP" => Signal::HUP,
+        "SIGUSR1" => Signal::USR1,
+        "SIGUSR2" => Signal::USR2,
+        _ => {
+            return Err(format!(
+                "expected SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2 or \"message:TEXT\", \
+                 found \"{text}\""
+            ));
+        }
+    };
+    Ok(StopMethod::Signal(signal.as_raw()))
+}

@@ -32,7 +32,7 @@ const PARK: Duration = Duration::from_millis(250);
 const MAX_PARKED: usize = 4096;
 
 /// How long a client that has been accepted may take to begin when no more are.
-const LAST_CALL: Duration = Duration::from_millis(500);
+const LAST_CALL: Duration = Duration::from_secs(2);
 
 /// After a refusal, how long and how much is still read so that the client gets to see it.
 const LINGER: Duration = Duration::from_secs(1);
@@ -69,6 +69,7 @@ pub struct Front {
     turn: AtomicUsize,
     begun: Instant,
     stop: CancellationToken,
+    accepting: TaskTracker,
     connections: TaskTracker,
 }
 
@@ -87,6 +88,7 @@ impl Front {
             turn: AtomicUsize::new(0),
             begun: Instant::now(),
             stop: CancellationToken::new(),
+            accepting: TaskTracker::new(),
             connections: TaskTracker::new(),
         })
     }
@@ -163,7 +165,11 @@ impl Front {
     }
 
     /// Accepts connections until [`Front::stop`]; then the socket is closed.
-    pub async fn accept(self: Arc<Self>, id: ListenerId, listener: Listener) {
+    pub fn accept(self: &Arc<Self>, id: ListenerId, listener: Listener) {
+        self.accepting.spawn(self.clone().accept_from(id, listener));
+    }
+
+    async fn accept_from(self: Arc<Self>, id: ListenerId, listener: Listener) {
         loop {
             let accepted = tokio::select! {
                 accepted = std::future::poll_fn(|context| listener.poll_accept(context)) => accepted,
@@ -188,11 +194,14 @@ impl Front {
     /// were handed over are their workers'.
     pub fn stop(&self) {
         self.stop.cancel();
+        self.accepting.close();
         self.connections.close();
     }
 
     /// Waits until every connection has ended, after [`Front::stop`].
     pub async fn drained(&self) {
+        // One may have been accepted at the very moment of the stop.
+        self.accepting.wait().await;
         self.connections.wait().await;
     }
 

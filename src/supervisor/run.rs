@@ -362,8 +362,7 @@ impl Supervisor {
             match Listener::watch(socket) {
                 Ok(listener) => {
                     tracing::info!(%on, "accepting");
-                    let front = self.shared.front.clone();
-                    tokio::spawn(front.accept(ListenerId(at), listener));
+                    self.shared.front.accept(ListenerId(at), listener);
                 }
                 Err(error) => tracing::error!(%on, %error, "can't accept"),
             }

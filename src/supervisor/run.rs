@@ -367,6 +367,8 @@ impl Supervisor {
                 Err(error) => tracing::error!(%on, %error, "can't accept"),
             }
         }
+        // Whoever has waited for the start looks at the status next.
+        self.notifier.status(self.fleet.summary().to_string());
         self.notifier.ready();
     }
 

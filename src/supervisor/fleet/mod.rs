@@ -434,7 +434,10 @@ impl Fleet {
         let slot = &self.slots[at];
         let surging = self.slots.iter().filter(|slot| slot.members().count() > 1).count();
         let beside = slot.members().count();
-        slot.may_start(now) && (beside == 0 || (beside == 1 && surging < self.policy.surge))
+        // Whether that is a failure, and how long to wait for it, its end will tell.
+        let ends = slot.members().any(|m| matches!(m.state, State::HungUp { .. }));
+        let has_room = beside == 0 || (beside == 1 && surging < self.policy.surge);
+        slot.may_start(now) && !ends && has_room
     }
 
     /// A worker has to go: one that serves is drained, one that does not yet is not waited for.

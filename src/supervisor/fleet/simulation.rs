@@ -30,6 +30,8 @@ struct Process {
     ready: Option<Duration>,
     /// Told to go.
     leaving: bool,
+    /// Its channel is closed.
+    hung_up: bool,
 }
 
 struct World {
@@ -90,13 +92,16 @@ impl World {
                     let in_slot = self.processes.values().filter(|p| p.slot == slot).count();
                     assert!(in_slot < 2, "at most two workers a slot");
                     assert!(self.processes.len() < self.most_slots + self.surge, "surge is kept");
+                    let ends = |p: &Process| p.slot == slot && p.hung_up && !p.leaving;
+                    assert!(!self.processes.values().any(ends), "its end is waited for");
                     let backoff = Duration::from_millis(75);
                     let failed = self.failed_at.get(&slot).copied();
                     let waited = failed.is_none_or(|at| at + backoff <= self.now);
                     assert!(waited, "no start follows a failure at once");
                     let known = generation == self.good || Some(generation) == self.rolling;
                     assert!(known, "only what is good or rolled to is started");
-                    let process = Process { slot, generation, ready: None, leaving: false };
+                    let process =
+                        Process { slot, generation, ready: None, leaving: false, hung_up: false };
                     self.processes.insert(id, process);
                 }
                 Action::Drain { id } => self.check_drain(id),
@@ -143,7 +148,10 @@ impl World {
         let any = self.any();
         match (self.dice.roll(14), any) {
             (0..=3, Some(id)) => self.ready(id),
-            (4, Some(id)) => self.fleet.hung_up(id, self.now),
+            (4, Some(id)) => {
+                self.fleet.hung_up(id, self.now);
+                self.processes.get_mut(&id).expect("chosen from them").hung_up = true;
+            }
             (5, Some(id)) => self.exit(id),
             (6, Some(id)) => self.fleet.unwell(id),
             (7, Some(id)) => {

@@ -109,6 +109,7 @@ fn failures_back_off_and_a_long_good_time_forgives_them() {
     fleet.ready(id, now);
     now += MS(30_000);
     fleet.hung_up(id, now); // how a crash is first heard of
+    assert_eq!(steps(&mut fleet, now), [], "how it ends is waited for");
     fleet.exited(id, Exit::Signal(9), now);
     assert!(fleet.deadline(now).expect("a next try") - now <= MS(125));
 }

@@ -95,7 +95,8 @@ async fn answer(
         request.headers_mut().insert(header::UPGRADE, upgrade.protocol.clone());
     }
     // A poll is in flight for as long as there is nothing to say. It is not worth waiting for.
-    let is_poll = matches!(session, Session::Of(_)) && request.method() == Method::GET;
+    let is_session = matches!(session, Session::Of(_));
+    let is_poll = is_session && upgrade.is_none() && request.method() == Method::GET;
     let stop = front.stopping();
     let sent = tokio::select! {
         sent = send(front, listener, &session, is_poll, request) => sent,

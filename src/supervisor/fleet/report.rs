@@ -17,7 +17,7 @@ pub enum Action {
         /// Of what.
         generation: Generation,
     },
-    /// Send a worker no new work; say so when nothing is left in it ([`Fleet::drained`]).
+    /// Send a worker no new work; say so when nothing is left in it ([`super::Fleet::drained`]).
     Drain {
         /// Which.
         id: WorkerId,

@@ -15,6 +15,7 @@
 //! | [`relay`] | packets of the Socket.IO cluster adapter, from each worker to the others |
 //! | [`supervisor`] | which workers there should be, and the loop that joins everything |
 //! | [`systemd`] | what systemd is told |
+//! | [`places`] | where a running app keeps its sockets |
 //! | [`control`] | the socket by which a running app is spoken to |
 //! | [`ctl`] | `cohortctl`, one file a command |
 //!
@@ -28,6 +29,7 @@ pub mod ctl;
 pub mod exit;
 pub mod listen;
 pub mod log;
+pub mod places;
 pub mod relay;
 pub mod route;
 pub mod supervisor;

@@ -11,8 +11,8 @@ use super::error::{ConfigError, nearest};
 use super::file::{self, Count, Env, File, Text};
 use super::value::{self, Listen, Network};
 use super::{
-    Balance, Config, Limits, Reload, Restart, RestartPolicy, Route, Stop, StopMethod, app_name,
-    is_app_name,
+    Balance, Config, Health, Limits, OnHang, Ready, ReadyWhen, Reload, Restart, RestartPolicy,
+    Route, Stop, StopMethod, app_name, is_app_name,
 };
 use crate::worker::wire::Framing;
 
@@ -72,7 +72,8 @@ impl Check<'_> {
                 )?
                 .unwrap_or_default(),
             profile: self.profile(&raw)?,
-            ready_timeout: self.duration(&raw.ready.timeout, Duration::from_secs(30))?,
+            ready: self.ready(&raw.ready)?,
+            health: self.health(&raw.health)?,
             stop: self.stop(&raw.stop)?,
             reload: self.reload(&raw.reload)?,
             restart: self.restart(&raw.restart)?,
@@ -92,10 +93,6 @@ impl Check<'_> {
             key.as_ref().map(Spanned::span)
         }
         let whole_keys = [
-            ("health.http", span(&raw.health.http)),
-            ("health.every", span(&raw.health.every)),
-            ("health.fail_after", span(&raw.health.fail_after)),
-            ("health.event_loop", span(&raw.health.event_loop)),
             ("reload.disconnects_per_second", span(&raw.reload.disconnects_per_second)),
             ("reload.schedule", span(&raw.reload.schedule)),
             ("memory.recycle_at", span(&raw.memory.recycle_at)),
@@ -108,12 +105,6 @@ impl Check<'_> {
         }
         // A word that ends in a colon stands for everything that begins with it.
         self.choice("kind", &raw.kind, &["node"], &["socket", "job"])?;
-        self.choice(
-            "ready.when",
-            &raw.ready.when,
-            &["auto", "listening"],
-            &["message", "notify", "http:"],
-        )?;
         self.choice("route.protocol", &raw.route.protocol, &["http"], &["tcp"])?;
         let later = ["ip", "cookie:", "header:"];
         self.choice("route.sticky", &raw.route.sticky, &["auto", "off"], &later)?;
@@ -236,6 +227,55 @@ impl Check<'_> {
                 }
             }
         }
+    }
+
+    fn ready(&self, raw: &file::Ready) -> Checked<Ready> {
+        let when = self.parsed(&raw.when, ReadyWhen::Listening, |text| match text {
+            "auto" | "listening" => Ok(ReadyWhen::Listening),
+            "message" => Ok(ReadyWhen::Message),
+            "notify" => Ok(ReadyWhen::Notify),
+            _ => match text.strip_prefix("http:") {
+                Some(path) => value::http_path(path).map(ReadyWhen::Http),
+                None => Err(format!(
+                    "expected \"auto\", \"listening\", \"message\", \"notify\" or \"http:/path\", \
+                     found \"{text}\""
+                )),
+            },
+        })?;
+        Ok(Ready { when, timeout: self.duration(&raw.timeout, Duration::from_secs(30))? })
+    }
+
+    fn health(&self, raw: &file::Health) -> Checked<Health> {
+        let every = self.parsed(&raw.every, Duration::from_secs(5), |text| {
+            let every = value::duration(text)?;
+            let long_enough = every >= Duration::from_millis(100);
+            if long_enough { Ok(every) } else { Err("expected at least 100ms".into()) }
+        })?;
+        let fail_after = match &raw.fail_after {
+            None => 3,
+            Some(n) => match u32::try_from(*n.as_ref()) {
+                Ok(n @ 1..=1000) => n,
+                _ => return self.error(n.span(), "expected 1 to 1000 failures in a row"),
+            },
+        };
+        let event_loop = self.parsed(&raw.event_loop, Duration::from_secs(10), |text| {
+            match value::duration(text)? {
+                limit if limit.is_zero() || limit >= Duration::from_millis(100) => Ok(limit),
+                _ => Err("expected at least 100ms, or 0s for no limit".into()),
+            }
+        })?;
+        let http = self.parsed(&raw.http, None, |text| value::http_path(text).map(Some))?;
+        for (key, span) in [
+            ("every", raw.every.as_ref().map(Spanned::span)),
+            ("fail_after", raw.fail_after.as_ref().map(Spanned::span)),
+        ] {
+            if let Some(span) = span.filter(|_| http.is_none()) {
+                return self.error(span, format!("{key} means nothing without health.http"));
+            }
+        }
+        let words = [("kill", OnHang::Kill), ("abort", OnHang::Abort)];
+        let on_hang = self.word(&raw.on_hang, &words)?.unwrap_or(OnHang::Kill);
+        Ok(Health { http, every, fail_after, event_loop, on_hang })
     }
 
     fn stop(&self, raw: &file::Stop) -> Checked<Stop> {

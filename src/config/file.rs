@@ -68,6 +68,7 @@ pub(super) struct Health {
     pub(super) every: Option<Text>,
     pub(super) fail_after: Option<Spanned<i64>>,
     pub(super) event_loop: Option<Text>,
+    pub(super) on_hang: Option<Text>,
 }
 
 #[derive(Default, Deserialize)]

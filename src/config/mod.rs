@@ -38,8 +38,10 @@ pub struct Config {
     pub framing: Framing,
     /// `use_profile`: the name of the handle unit's instance. Default `cluster`.
     pub profile: String,
-    /// `[ready] timeout`: a worker that is not ready by then has failed. Default 30 s.
-    pub ready_timeout: Duration,
+    /// `[ready]`.
+    pub ready: Ready,
+    /// `[health]`.
+    pub health: Health,
     /// `[stop]`.
     pub stop: Stop,
     /// `[reload]`.
@@ -52,6 +54,54 @@ pub struct Config {
     pub limits: Limits,
     /// `[env]` and the chosen profile's over it.
     pub env: BTreeMap<String, String>,
+}
+
+/// When a worker can be sent requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ready {
+    /// `when`: what has to be so beside that it serves every `listen` entry. Default `auto`:
+    /// nothing.
+    pub when: ReadyWhen,
+    /// `timeout`: a worker that is not ready by then has failed. Default 30 s.
+    pub timeout: Duration,
+}
+
+/// What makes a worker ready that serves what it has to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReadyWhen {
+    /// `"auto"`, `"listening"`: that it does.
+    Listening,
+    /// `"message"`: `process.send("ready")`.
+    Message,
+    /// `"notify"`: `READY=1` on the worker's own `NOTIFY_SOCKET`.
+    Notify,
+    /// `"http:/path"`: a GET of this path is answered with 200 to 399.
+    Http(String),
+}
+
+/// How it is found out that a worker that is ready does not work any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// `http`: a path that a well worker answers with 200 to 399. Before it first has, it is not
+    /// ready.
+    pub http: Option<String>,
+    /// `every`: the time between two such requests, and what each may take. Default 5 s.
+    pub every: Duration,
+    /// `fail_after`: how many in a row have to fail. Default 3.
+    pub fail_after: u32,
+    /// `event_loop`: an event loop that stands still for so long hangs; zero: it may. Default 10 s.
+    pub event_loop: Duration,
+    /// `on_hang`: how the worker is then ended. Default `kill`.
+    pub on_hang: OnHang,
+}
+
+/// How a worker that hangs is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnHang {
+    /// SIGKILL.
+    Kill,
+    /// SIGABRT, for a core dump; SIGKILL after `[stop] timeout`.
+    Abort,
 }
 
 /// How workers are stopped.

@@ -45,6 +45,15 @@ pub(super) fn size(text: &str) -> Result<usize, String> {
     number.checked_mul(1 << shift).ok_or_else(expected)
 }
 
+/// A path to ask an HTTP server for: `"/healthz"`.
+pub(super) fn http_path(text: &str) -> Result<String, String> {
+    let is_path = text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic());
+    match text.parse::<hyper::Uri>() {
+        Ok(_) if is_path => Ok(text.to_owned()),
+        _ => Err(format!("expected a path such as \"/healthz\", found \"{text}\"")),
+    }
+}
+
 /// One entry of `listen`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Listen {

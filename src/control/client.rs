@@ -8,7 +8,8 @@ use tokio::io::BufReader;
 use tokio::net::UnixStream;
 
 use super::wire::{Answer, Call, read, write};
-use super::{INTERFACE, candidates};
+use super::{INTERFACE, SOCKET};
+use crate::places;
 
 /// A connection to a running app.
 #[derive(Debug)]
@@ -54,7 +55,8 @@ impl Client {
     /// # Errors
     /// It does not run, or belongs to somebody else.
     pub async fn connect(app: &str) -> Result<Client, ClientError> {
-        let paths = candidates(app);
+        let paths: Vec<PathBuf> =
+            places::candidates(app).into_iter().map(|folder| folder.join(SOCKET)).collect();
         for path in &paths {
             match UnixStream::connect(path).await {
                 Ok(connection) => return Ok(Client { connection }),

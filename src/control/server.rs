@@ -1,7 +1,6 @@
 //! The supervisor's end of the control socket.
 
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +8,8 @@ use tokio::io::BufReader;
 use tokio::net::{UnixListener, UnixStream};
 
 use super::wire::{Answer, Call, read, write};
-use super::{INTERFACE, path};
+use super::{INTERFACE, SOCKET};
+use crate::places;
 use crate::supervisor::{Handle, Request, Scale};
 
 /// An open control socket. Its path is removed when it is dropped.
@@ -36,12 +36,7 @@ impl Control {
     /// # Errors
     /// There is no place for it, or another cohortd runs an app of this name.
     pub fn open(app: &str) -> io::Result<Control> {
-        let path = path(app).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::NotFound, "neither root nor XDG_RUNTIME_DIR")
-        })?;
-        if let Some(folder) = path.parent() {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        }
+        let path = places::folder(app)?.join(SOCKET);
         if std::os::unix::net::UnixStream::connect(&path).is_ok() {
             let message = format!("{} is in use: this app runs already", path.display());
             return Err(io::Error::new(io::ErrorKind::AddrInUse, message));

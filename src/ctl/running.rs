@@ -83,14 +83,22 @@ impl Show {
             println!("last reload: {error}");
         }
         println!(
-            "{:>4} {:>6} {:>10} {:>8}  {:<9} {:>9} {:>8}",
+            "{:>4} {:>6} {:>10} {:>8}  {:<9} {:>9} {:>8}  STATUS",
             "SLOT", "WORKER", "GENERATION", "PID", "STATE", "IN FLIGHT", "SESSIONS"
         );
         for w in &status.workers {
-            println!(
-                "{:>4} {:>6} {:>10} {:>8}  {:<9} {:>9} {:>8}",
-                w.slot, w.id, w.generation, w.pid, w.state, w.in_flight, w.sessions
+            let line = format!(
+                "{:>4} {:>6} {:>10} {:>8}  {:<9} {:>9} {:>8}  {}",
+                w.slot,
+                w.id,
+                w.generation,
+                w.pid,
+                w.state,
+                w.in_flight,
+                w.sessions,
+                w.status.as_deref().unwrap_or_default()
             );
+            println!("{}", line.trim_end());
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 //!                               └─▶ proxy    each request by its own session (table)
 //! ```
 
+mod check;
 pub mod front;
 mod handoff;
 pub mod head;

@@ -97,7 +97,8 @@ impl Upstream {
         self.on_trial.store(on_trial, Ordering::Relaxed);
     }
 
-    pub(super) fn is_on_trial(&self) -> bool {
+    /// Whether it is.
+    pub fn is_on_trial(&self) -> bool {
         self.on_trial.load(Ordering::Relaxed)
     }
 

@@ -63,6 +63,9 @@ pub struct WorkerStatus {
     pub pid: u32,
     /// `starting`, `ready`, `draining` or `stopping`.
     pub state: String,
+    /// How it is in its own words (`STATUS=` to its `NOTIFY_SOCKET`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
     /// Requests in flight.
     pub in_flight: usize,
     /// Socket.IO sessions.

@@ -3,6 +3,7 @@
 
 pub mod fleet;
 mod handle;
+mod health;
 mod output;
 mod process;
 mod release;

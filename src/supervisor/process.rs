@@ -1,6 +1,7 @@
 //! A running worker process and the tasks that belong to it: they write to it, read from it, ask
 //! whether it is ready, and wait for its end. What they learn becomes an [`Event`].
 
+use std::borrow::Cow;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -13,13 +14,17 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::fleet::{Exit, Generation};
+use super::health::{self, Ill};
 use super::output::Printer;
+use super::release::Release;
+use crate::config::{Config, Health, ReadyWhen};
 use crate::relay::Relay;
 use crate::route::{Front, Upstream};
 use crate::worker::channel::{Channel, ChannelError};
-use crate::worker::spawn::{Plan, SpawnError, spawn};
-use crate::worker::wire::Incoming;
+use crate::worker::notify::{Notice, NotifySocket};
+use crate::worker::spawn::{SpawnError, spawn};
 use crate::worker::wire::cluster::{Query, Request};
+use crate::worker::wire::{Framing, Incoming};
 use crate::worker::{Worker, WorkerId, probe};
 
 /// Something has happened to a worker.
@@ -35,6 +40,16 @@ pub(super) enum Event {
     Leaving(u64),
     /// It serves connections by @socket.io/sticky.
     StickyAnswers,
+    /// It says that it is ready.
+    SaysReady,
+    /// It says how it is.
+    Status(String),
+    /// It has answered every request that it has to answer before it is ready.
+    Checked,
+    /// It has not yet, and this is why.
+    NotYet(Ill),
+    /// It does not work any more.
+    Ill(Ill),
     /// Nothing is left in it that has to be finished.
     Drained,
     /// Nothing can be said to it or heard of it any more.
@@ -70,21 +85,42 @@ pub(super) struct Process {
     pub(super) upstream: Arc<Upstream>,
     /// Of which reading of the configuration.
     pub(super) generation: Generation,
+    /// How it is, in its own words.
+    pub(super) status: Option<String>,
+    /// Why a check that it has to pass before it is ready has failed.
+    pub(super) not_yet: Option<Ill>,
     pidfd: OwnedFd,
+    /// It is not awaited that it says so.
+    says_ready: bool,
+    checks: Checks,
+    /// It is ready: its event loop is watched from now on.
+    ready: Arc<Notify>,
+    /// Tasks that end with it.
+    tasks: Vec<AbortOnDropHandle<()>>,
     probing: Option<AbortOnDropHandle<()>>,
     draining: Option<AbortOnDropHandle<()>>,
+}
+
+/// The requests that a worker has to answer before it is ready.
+#[derive(Debug)]
+enum Checks {
+    /// They are not sent before it serves.
+    Due(Vec<String>),
+    Running,
+    Passed,
 }
 
 impl Process {
     /// Starts a worker and its tasks; a printer is there if the plan pipes its output.
     pub(super) fn start(
-        plan: &Plan,
+        release: &Release,
         id: WorkerId,
         slot: usize,
         generation: Generation,
         shared: &Shared,
         printer: Option<&Printer>,
     ) -> Result<Process, SpawnError> {
+        let Release { config, plan } = release;
         let spawned = spawn(plan, id, slot)?;
         let mut child = spawned.child;
         let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32));
@@ -105,14 +141,98 @@ impl Process {
             let worker = worker.clone();
             async move { worker.write().await }
         });
-        tokio::spawn(read(worker.clone(), shared.clone(), adapter_spoke.clone()));
+        let says_ready = config.ready.when == ReadyWhen::Message;
+        tokio::spawn(read(worker.clone(), shared.clone(), adapter_spoke.clone(), says_ready));
+        let hearing = spawned.notify.map(|socket| own(hear(socket, id, shared.clone())));
         tokio::spawn(wait(child, pid, id, shared.events.clone()));
         let known = probe::has_sticky_package(&plan.directory);
         let probes = if known { &PROBES } else { PROBES_OF_STRANGERS };
         let probing = ask_for_sticky(upstream.clone(), shared.clone(), adapter_spoke, probes);
-        let probing = tokio::spawn(probing);
-        let probing = Some(AbortOnDropHandle::new(probing));
-        Ok(Process { worker, upstream, generation, pidfd, probing, draining: None })
+        let mut process = Process {
+            status: None,
+            not_yet: None,
+            says_ready: !matches!(config.ready.when, ReadyWhen::Message | ReadyWhen::Notify),
+            checks: Checks::Due(health::before_ready(config)),
+            ready: Arc::default(),
+            tasks: hearing.into_iter().collect(),
+            probing: Some(own(probing)),
+            draining: None,
+            worker,
+            upstream,
+            generation,
+            pidfd,
+        };
+        process.watch_event_loop(config.health.event_loop, shared);
+        Ok(process)
+    }
+
+    fn watch_event_loop(&mut self, limit: Duration, shared: &Shared) {
+        if limit.is_zero() {
+            return;
+        }
+        let (worker, ready, shared) = (self.worker.clone(), self.ready.clone(), shared.clone());
+        self.tasks.push(own(async move {
+            let ill = health::event_loop(&worker, limit, &ready).await;
+            shared.tell(worker.id, Event::Ill(ill));
+        }));
+    }
+
+    /// It says that it is ready.
+    pub(super) fn said_ready(&mut self) {
+        self.says_ready = true;
+    }
+
+    /// It has passed its checks.
+    pub(super) fn checked(&mut self) {
+        self.checks = Checks::Passed;
+    }
+
+    /// Whether a worker that serves is ready as well. Begins its checks when they are due.
+    pub(super) fn is_ready(&mut self, health: &Health, shared: &Shared) -> bool {
+        match &mut self.checks {
+            _ if !self.says_ready => false,
+            Checks::Passed => true,
+            Checks::Running => false,
+            Checks::Due(paths) if paths.is_empty() => true,
+            Checks::Due(paths) => {
+                let paths = std::mem::take(paths);
+                let (upstream, shared, every) =
+                    (self.upstream.clone(), shared.clone(), health.every);
+                self.checks = Checks::Running;
+                self.tasks.push(own(async move {
+                    let id = upstream.worker.id;
+                    let not_yet = |ill| shared.tell(id, Event::NotYet(ill));
+                    health::becomes_ready(&shared.front, &upstream, &paths, every, not_yet).await;
+                    shared.tell(id, Event::Checked);
+                }));
+                false
+            }
+        }
+    }
+
+    /// It is ready: it is known how it is reached, and its health is watched.
+    pub(super) fn serve(&mut self, health: &Health, shared: &Shared) {
+        self.probing = None;
+        self.ready.notify_one();
+        let Some(path) = health.http.clone() else { return };
+        let (upstream, shared) = (self.upstream.clone(), shared.clone());
+        let Health { every, fail_after, .. } = *health;
+        self.tasks.push(own(async move {
+            let ill = health::over_http(&shared.front, &upstream, &path, every, fail_after).await;
+            shared.tell(upstream.worker.id, Event::Ill(ill));
+        }));
+    }
+
+    /// What it still has to say or show before it is ready, when it serves all that it has to.
+    pub(super) fn what_is_missing(&self, config: &Config) -> String {
+        if let Some(ill) = self.not_yet.as_ref().filter(|_| self.says_ready) {
+            return ill.to_string();
+        }
+        match config.ready.when {
+            ReadyWhen::Message => "it has not called process.send(\"ready\")".into(),
+            ReadyWhen::Notify => "it has not said READY=1 to its NOTIFY_SOCKET".into(),
+            _ => "its checks have not been answered".into(),
+        }
     }
 
     /// Sends the process a signal; without effect once it has ended.
@@ -124,16 +244,16 @@ impl Process {
     pub(super) fn drain(&mut self, shared: &Shared) {
         self.upstream.close_to_new();
         let (upstream, shared) = (self.upstream.clone(), shared.clone());
-        self.draining = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+        self.draining = Some(own(async move {
             shared.front.left(&upstream).await;
             shared.tell(upstream.worker.id, Event::Drained);
-        })));
+        }));
     }
+}
 
-    /// It is known how the worker is reached.
-    pub(super) fn stop_probing(&mut self) {
-        self.probing = None;
-    }
+/// A task that ends with its owner.
+fn own(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(task))
 }
 
 /// What the tasks of every worker use.
@@ -151,8 +271,9 @@ impl Shared {
     }
 }
 
-async fn read(worker: Arc<Worker>, shared: Shared, adapter_spoke: Arc<Notify>) {
+async fn read(worker: Arc<Worker>, shared: Shared, adapter_spoke: Arc<Notify>, says_ready: bool) {
     let spoke = AtomicBool::new(false);
+    let awaited = AtomicBool::new(says_ready);
     let ended = worker
         .read(|message, frame| match message {
             Incoming::Adapter(packet) => {
@@ -169,6 +290,12 @@ async fn read(worker: Arc<Worker>, shared: Shared, adapter_spoke: Arc<Notify>) {
                     tracing::warn!(worker = worker.id.0, %error, "an unreadable cluster message");
                 }
             },
+            Incoming::App
+                if awaited.load(Ordering::Relaxed) && is_ready(worker.framing(), frame) =>
+            {
+                awaited.store(false, Ordering::Relaxed);
+                shared.tell(worker.id, Event::SaysReady);
+            }
             _ => {} // the app's own
         })
         .await;
@@ -176,6 +303,24 @@ async fn read(worker: Arc<Worker>, shared: Shared, adapter_spoke: Arc<Notify>) {
     shared.relay.leave(worker.id);
     shared.front.remove(worker.id);
     shared.tell(worker.id, Event::HungUp(ended));
+}
+
+/// `process.send("ready")`, as PM2's `wait_ready` has it.
+fn is_ready(framing: Framing, frame: &[u8]) -> bool {
+    framing.decode::<Cow<'_, str>>(frame).is_ok_and(|word| word == "ready")
+}
+
+async fn hear(socket: NotifySocket, id: WorkerId, shared: Shared) {
+    let on = |notice| {
+        shared.tell(
+            id,
+            match notice {
+                Notice::Ready => Event::SaysReady,
+                Notice::Status(text) => Event::Status(text),
+            },
+        );
+    };
+    socket.hear(on).await;
 }
 
 fn cluster(worker: &Worker, shared: &Shared, request: Request) {

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 
 use super::Output;
 use super::fleet::Policy;
-use crate::config::Config;
+use crate::config::{Config, ReadyWhen};
 use crate::worker::spawn::Plan;
 
 /// What one reading of the configuration started.
@@ -24,7 +24,7 @@ impl Release {
     pub(super) fn policy(&self) -> Policy {
         let config = &self.config;
         Policy {
-            ready_timeout: config.ready_timeout,
+            ready_timeout: config.ready.timeout,
             backoff: config.restart.backoff,
             restart: config.restart.policy,
             stop_on_exit: config.restart.stop_on_exit.clone(),
@@ -69,6 +69,7 @@ fn plan(config: &Config, output: Output) -> Plan {
         directory: config.directory.clone(),
         framing: config.framing,
         env,
+        notifies: config.ready.when == ReadyWhen::Notify,
         piped: output == Output::Prefixed,
     }
 }

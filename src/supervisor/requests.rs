@@ -117,7 +117,7 @@ impl Supervisor {
                     How::Exited(exit) => {
                         format!("worker {worker} ended ({exit}); its own output says why")
                     }
-                    How::Unwell => format!("worker {worker} was unwell"),
+                    How::Unwell => self.last_failure.clone().unwrap_or_default(),
                     How::Stopped => "the app was stopped meanwhile".to_owned(),
                 };
                 let generation = outcome.generation;
@@ -168,6 +168,7 @@ impl Supervisor {
                 generation: process.generation.0,
                 pid: process.worker.pid,
                 state: self.fleet.state_of(*id).to_owned(),
+                status: process.status.clone(),
                 in_flight: process.upstream.in_flight(),
                 sessions: self.shared.front.sessions_of(*id),
             })

@@ -13,11 +13,12 @@ use tokio::sync::mpsc;
 
 use super::fleet::{Action, Exit, Fleet, Generation, Startup, Why};
 use super::handle::{Reloaded, Reply, Request, Status};
+use super::health::Ill;
 use super::output::Printer;
 use super::process::{Event, Process, Shared};
 use super::release::Release;
 use super::servers::Servers;
-use crate::config::{Config, StopMethod};
+use crate::config::{Config, OnHang, StopMethod};
 use crate::listen::{Listener, Place, Socket};
 use crate::route::{Front, ListenerId};
 use crate::systemd::Notifier;
@@ -230,8 +231,8 @@ impl Supervisor {
     }
 
     fn start(&mut self, slot: usize, id: WorkerId, generation: Generation) {
-        let plan = &self.releases[&generation].plan;
-        match Process::start(plan, id, slot, generation, &self.shared, self.printer.as_ref()) {
+        let release = &self.releases[&generation];
+        match Process::start(release, id, slot, generation, &self.shared, self.printer.as_ref()) {
             Ok(process) => {
                 let pid = process.worker.pid;
                 tracing::info!(worker = id.0, slot, pid, generation = generation.0, "started");
@@ -276,7 +277,12 @@ impl Supervisor {
                 self.last_failure = Some(reason);
             }
             Why::NotStopped => tracing::warn!(worker = id.0, "did not stop in time; killed"),
-            Why::Unwell => tracing::error!(worker = id.0, "unwell; killed"),
+            Why::Unwell => {
+                if self.releases[&process.generation].config.health.on_hang == OnHang::Abort {
+                    process.signal(Signal::ABORT);
+                    return process.signal(Signal::CONT); // or it would not notice
+                }
+            }
             Why::GivenUp => tracing::info!(worker = id.0, "not needed any more; killed"),
         }
         process.signal(Signal::KILL);
@@ -302,6 +308,20 @@ impl Supervisor {
                 process.upstream.open_sticky();
                 self.is_ready_if_it_serves(id);
             }
+            Event::SaysReady => {
+                process.said_ready();
+                self.is_ready_if_it_serves(id);
+            }
+            Event::Status(text) => process.status = Some(text),
+            Event::Checked => {
+                process.checked();
+                self.is_ready_if_it_serves(id);
+            }
+            Event::NotYet(ill) => {
+                tracing::debug!(worker = id.0, %ill, "not ready yet");
+                process.not_yet = Some(ill);
+            }
+            Event::Ill(ill) => self.unwell(id, &ill),
             Event::Close(key) => {
                 process.upstream.close_server(&key);
                 self.servers.close(id, &key);
@@ -329,11 +349,26 @@ impl Supervisor {
     fn is_ready_if_it_serves(&mut self, id: WorkerId) {
         let Some(process) = self.processes.get_mut(&id) else { return };
         let serves_all = (0..self.places.len()).all(|at| process.upstream.serves(ListenerId(at)));
-        if serves_all && self.fleet.ready(id, self.begun.elapsed()) {
-            process.stop_probing();
+        let health = &self.releases[&process.generation].config.health;
+        if serves_all
+            && process.is_ready(health, &self.shared)
+            && self.fleet.ready(id, self.begun.elapsed())
+        {
+            process.serve(health, &self.shared);
             self.shared.front.add(process.upstream.clone());
             tracing::info!(worker = id.0, slot = process.worker.slot, "ready");
         }
+    }
+
+    /// A worker does not work any more: it is killed, and replaced.
+    fn unwell(&mut self, id: WorkerId, ill: &Ill) {
+        let Some(process) = self.processes.get(&id) else { return };
+        if !self.fleet.unwell(id) {
+            return; // it is leaving anyway
+        }
+        tracing::error!(worker = id.0, slot = process.worker.slot, %ill, "unwell; killed");
+        self.last_failure = Some(format!("Worker {id} was unwell: {ill}."));
+        self.shared.front.remove(id);
     }
 
     fn exited(&mut self, id: WorkerId, exit: Exit) {
@@ -431,8 +466,13 @@ impl Supervisor {
             .filter(|(at, _)| !process.upstream.serves(ListenerId(*at)))
             .map(|(_, place)| place.to_string())
             .collect();
+        let config = &self.releases[&process.generation].config;
+        let seconds = config.ready.timeout.as_secs_f64();
+        if missing.is_empty() {
+            let what = process.what_is_missing(config);
+            return format!("After {seconds} s ([ready] timeout) {what}.");
+        }
         let opened = self.servers.opened_by(process.worker.id);
-        let seconds = self.releases[&process.generation].config.ready_timeout.as_secs_f64();
         let mut reason = format!(
             "After {seconds} s ([ready] timeout) nothing in the worker serves {}",
             missing.join(" and ")

@@ -5,6 +5,8 @@
 //! - a descriptor travels on the first byte of its frame, in a `sendmsg` of its own;
 //! - a second descriptor follows only behind a frame that went out in one `sendmsg`, or when none
 //!   is unacknowledged (else Node may take the wrong one);
+//! - a ping, a descriptor's frame without one, leaves when no descriptor is unacknowledged, and none
+//!   follows until it is answered (else Node may take that for the ping's);
 //! - a descriptor is kept until the worker has acknowledged it, and goes back to whoever sent it.
 //!
 //! What waits is bounded in bytes. A worker that lets it grow beyond is cut off: its queue can't
@@ -72,6 +74,8 @@ pub struct Channel {
     framing: Framing,
     out: Mutex<Outbox>,
     wake: Notify,
+    /// The worker has answered something, or the channel has ended.
+    answered: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -80,9 +84,13 @@ struct Outbox {
     /// How much of the queue's first frame has left.
     sent: usize,
     bytes: usize,
+    /// What the worker has yet to answer, oldest first.
     unacknowledged: VecDeque<Frame>,
-    /// A frame with a descriptor left in parts: no other until all are acknowledged.
-    parted: bool,
+    /// A ping, or a frame with a descriptor that left in parts, is among them: no other descriptor
+    /// until all are acknowledged.
+    alone: bool,
+    /// To be sent when nothing is unacknowledged.
+    ping: Option<Bytes>,
     end: Option<End>,
 }
 
@@ -95,13 +103,31 @@ enum End {
 #[derive(Debug)]
 struct Frame {
     bytes: Bytes,
-    handle: Option<Handle>,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Plain,
+    Ping,
+    Handle(Handle),
 }
 
 impl Frame {
     /// The memory it takes, about.
     fn cost(&self) -> usize {
         self.bytes.len() + FRAME_OVERHEAD
+    }
+
+    fn carries_handle(&self) -> bool {
+        matches!(self.kind, Kind::Handle(_))
+    }
+
+    /// It will not arrive any more.
+    fn give_up(self) {
+        if let Kind::Handle(handle) = self.kind {
+            handle.finish(false);
+        }
     }
 }
 
@@ -136,7 +162,8 @@ impl Channel {
     pub fn new(stream: std::os::unix::net::UnixStream, framing: Framing) -> io::Result<Channel> {
         stream.set_nonblocking(true)?;
         let stream = UnixStream::from_std(stream)?;
-        Ok(Channel { stream, framing, out: Mutex::default(), wake: Notify::new() })
+        let (wake, answered) = (Notify::new(), Notify::new());
+        Ok(Channel { stream, framing, out: Mutex::default(), wake, answered })
     }
 
     /// The framing of this worker.
@@ -146,33 +173,48 @@ impl Channel {
 
     /// Queues a frame. Without effect once the channel has ended.
     pub fn send(&self, bytes: Bytes) {
-        self.push(Frame { bytes, handle: None });
+        self.push(Frame { bytes, kind: Kind::Plain });
     }
 
     /// Queues a frame with a descriptor and waits until the worker has taken it, or is gone.
     pub async fn send_handle(&self, bytes: Bytes, fd: OwnedFd) -> Delivered {
         let (done, delivered) = oneshot::channel();
-        self.push(Frame { bytes, handle: Some(Handle { fd, tries: 0, done }) });
+        self.push(Frame { bytes, kind: Kind::Handle(Handle { fd, tries: 0, done }) });
         delivered.await.expect("the queue, and then its end, finishes every handle")
     }
 
-    /// The worker's word on the oldest unacknowledged descriptor.
+    /// Ends when the worker's event loop has answered something: a descriptor that is under way,
+    /// or else this ping. Never, once the channel has ended.
+    pub async fn answers(&self, ping: Bytes) {
+        let answered = self.answered.notified();
+        {
+            let mut out = self.lock();
+            if out.unacknowledged.is_empty() && out.end.is_none() {
+                out.ping = Some(ping);
+            }
+        }
+        self.wake.notify_one();
+        answered.await;
+    }
+
+    /// The worker's word on the oldest unacknowledged descriptor, or a ping.
     pub fn acknowledged(&self, arrived: bool) {
         let mut out = self.lock();
-        let Some(mut frame) = out.unacknowledged.pop_front() else { return };
-        out.parted &= !out.unacknowledged.is_empty();
-        let Some(mut handle) = frame.handle.take() else { return };
+        let Some(frame) = out.unacknowledged.pop_front() else { return };
+        out.alone &= !out.unacknowledged.is_empty();
+        self.answered.notify_waiters();
+        self.wake.notify_one();
+        let Kind::Handle(mut handle) = frame.kind else { return };
         handle.tries += 1;
         if arrived || handle.tries > MAX_TRIES {
             handle.finish(arrived);
         } else {
             // Not between the parts of a frame.
             let at = usize::from(out.sent > 0);
+            let frame = Frame { bytes: frame.bytes, kind: Kind::Handle(handle) };
             out.bytes += frame.cost();
-            out.queue.insert(at, Frame { bytes: frame.bytes, handle: Some(handle) });
+            out.queue.insert(at, frame);
         }
-        drop(out);
-        self.wake.notify_one();
     }
 
     /// Ends the channel: what waits is dropped, descriptors go back to their senders.
@@ -189,8 +231,8 @@ impl Channel {
             let queued = std::mem::take(&mut out.queue);
             std::mem::take(&mut out.unacknowledged).into_iter().chain(queued).collect()
         };
-        for handle in frames.into_iter().filter_map(|frame| frame.handle) {
-            handle.finish(false);
+        for frame in frames {
+            frame.give_up();
         }
         let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
         self.wake.notify_one();
@@ -200,10 +242,7 @@ impl Channel {
         let mut out = self.lock();
         if out.end.is_some() {
             drop(out);
-            if let Some(handle) = frame.handle {
-                handle.finish(false);
-            }
-            return;
+            return frame.give_up();
         }
         out.bytes += frame.cost();
         out.queue.push_back(frame);
@@ -246,11 +285,19 @@ impl Channel {
 impl Outbox {
     /// Sends until nothing is left or something has to be waited for (`WouldBlock`: the socket).
     fn flush(&mut self, socket: impl AsFd) -> io::Result<Flushed> {
+        if self.sent == 0
+            && self.unacknowledged.is_empty()
+            && let Some(bytes) = self.ping.take()
+        {
+            let ping = Frame { bytes, kind: Kind::Ping };
+            self.bytes += ping.cost();
+            self.queue.push_front(ping);
+        }
         while let Some(frame) = self.queue.front() {
-            let sent = match &frame.handle {
-                Some(handle) if self.sent == 0 => {
+            let sent = match &frame.kind {
+                Kind::Handle(handle) if self.sent == 0 => {
                     let waiting = self.unacknowledged.len();
-                    if waiting >= MAX_UNACKNOWLEDGED || (self.parted && waiting > 0) {
+                    if waiting >= MAX_UNACKNOWLEDGED || (self.alone && waiting > 0) {
                         return Ok(Flushed::Waits);
                     }
                     let fds = [handle.fd.as_fd()];
@@ -264,8 +311,8 @@ impl Outbox {
                         other => other?,
                     }
                 }
-                Some(_) => self.send_rest(&socket, 1)?,
-                None => self.send_rest(&socket, GATHER)?,
+                Kind::Handle(_) => self.send_rest(&socket, 1)?,
+                Kind::Plain | Kind::Ping => self.send_rest(&socket, GATHER)?,
             };
             self.advance(sent);
         }
@@ -277,7 +324,7 @@ impl Outbox {
         let mut slices: [IoSlice<'_>; GATHER] = std::array::from_fn(|_| IoSlice::new(&[]));
         let mut count = 0;
         for (slot, frame) in slices.iter_mut().zip(&self.queue).take(most) {
-            if count > 0 && frame.handle.is_some() {
+            if count > 0 && frame.carries_handle() {
                 break;
             }
             let from = if count == 0 { self.sent } else { 0 };
@@ -293,15 +340,16 @@ impl Outbox {
             let left = frame.bytes.len() - self.sent;
             if sent < left {
                 self.sent += sent;
-                self.parted |= frame.handle.is_some();
+                self.alone |= frame.carries_handle();
                 return;
             }
             sent -= left;
             self.sent = 0;
             self.bytes -= frame.cost();
             if let Some(frame) = self.queue.pop_front()
-                && frame.handle.is_some()
+                && !matches!(frame.kind, Kind::Plain)
             {
+                self.alone |= matches!(frame.kind, Kind::Ping);
                 self.unacknowledged.push_back(frame);
             }
             if sent == 0 {

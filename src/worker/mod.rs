@@ -2,6 +2,7 @@
 
 pub mod channel;
 mod id;
+pub mod notify;
 pub mod probe;
 pub mod spawn;
 pub mod wire;
@@ -18,7 +19,9 @@ use tokio::sync::oneshot;
 pub use id::WorkerId;
 
 use channel::{Channel, ChannelError, Reader};
-use wire::cluster::{HandleReply, HandleType, Message, SockName, StickyConnection, WithHandle};
+use wire::cluster::{
+    HandleReply, HandleType, Message, Ping, SockName, StickyConnection, WithHandle,
+};
 use wire::{Incoming, Value};
 
 /// A running worker, as everybody else sees it: something to send to.
@@ -103,6 +106,12 @@ impl Worker {
     /// Answers `queryServer` with an error of the kernel.
     pub fn refuse(&self, ack: u64, key: &str, errno: i32) {
         self.send(&Message::refuse(self.next_seq(), ack, key, errno));
+    }
+
+    /// Ends when the worker's event loop has answered: so long it takes, or hangs. A program that
+    /// does not speak all of Node's protocol may never answer.
+    pub async fn answers(&self) {
+        self.channel.answers(self.encode(&Ping::new())).await;
     }
 
     /// Answers with nothing more than that it was heard.

@@ -12,7 +12,9 @@ use command_fds::CommandFdExt;
 use tokio::process::{Child, Command};
 
 use super::WorkerId;
+use super::notify::NotifySocket;
 use super::wire::Framing;
+use crate::places;
 
 /// Everything a worker is started with.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +29,8 @@ pub struct Plan {
     pub framing: Framing,
     /// Its environment, but for what is said of each worker.
     pub env: BTreeMap<OsString, OsString>,
+    /// It has a `NOTIFY_SOCKET` of its own.
+    pub notifies: bool,
     /// Its output is piped to us (in the foreground), or else goes where ours goes.
     pub piped: bool,
 }
@@ -38,6 +42,8 @@ pub struct Spawned {
     pub child: Child,
     /// Our end.
     pub channel: UnixStream,
+    /// What it says there, if it has one.
+    pub notify: Option<NotifySocket>,
 }
 
 /// A worker could not be started.
@@ -46,6 +52,9 @@ pub enum SpawnError {
     /// No socket pair for its channel.
     #[error("can't open a worker's channel: {0}")]
     Channel(io::Error),
+    /// No `NOTIFY_SOCKET`.
+    #[error("can't open a worker's NOTIFY_SOCKET: {0}")]
+    Notify(io::Error),
     /// The directory is not there.
     #[error("can't start in the directory {path}: {source}", path = path.display())]
     Directory {
@@ -78,6 +87,11 @@ pub fn spawn(plan: &Plan, id: WorkerId, slot: usize) -> Result<Spawned, SpawnErr
         .map_err(|source| SpawnError::Directory { path: plan.directory.clone(), source })?;
     let (program, arguments) = plan.exec.split_first().expect("exec was checked to be non-empty");
 
+    let notify = plan
+        .notifies
+        .then(|| NotifySocket::bind(places::folder(&plan.app)?.join(format!("notify-{id}"))));
+    let notify = notify.transpose().map_err(SpawnError::Notify)?;
+
     let output = || if plan.piped { Stdio::piped() } else { Stdio::inherit() };
     let mut command = Command::new(program);
     command
@@ -96,11 +110,14 @@ pub fn spawn(plan: &Plan, id: WorkerId, slot: usize) -> Result<Spawned, SpawnErr
         .stderr(output())
         .process_group(0)
         .kill_on_drop(true);
+    if let Some(notify) = &notify {
+        command.env("NOTIFY_SOCKET", notify.path());
+    }
     command.as_std_mut().preserved_fds(vec![theirs]);
     let child = command.spawn().map_err(|source| SpawnError::Exec {
         program: program.clone(),
         path: plan.env.get(&OsString::from("PATH")).cloned().unwrap_or_default(),
         source,
     })?;
-    Ok(Spawned { child, channel: ours })
+    Ok(Spawned { child, channel: ours, notify })
 }

@@ -7,7 +7,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use cohortd::config::{Balance, Config, Listen, RestartPolicy, StopMethod};
+use cohortd::config::{
+    Balance, Config, Health, Listen, OnHang, ReadyWhen, RestartPolicy, StopMethod,
+};
 
 #[test]
 fn every_mistake_has_its_message() {
@@ -49,7 +51,10 @@ fn the_smallest_file_has_the_documented_defaults() {
     assert_eq!(config.listen, [Listen::Port(8080)]);
     assert_eq!(config.workers, std::thread::available_parallelism().map_or(1, usize::from));
     assert!(config.directory.ends_with("tests/config/good"), "the file's folder");
-    assert_eq!(config.ready_timeout, Duration::from_secs(30));
+    assert_eq!(config.ready.when, ReadyWhen::Listening);
+    assert_eq!(config.ready.timeout, Duration::from_secs(30));
+    assert_eq!((config.health.http, config.health.fail_after), (None, 3));
+    assert_eq!(config.health.event_loop, Duration::from_secs(10));
     assert_eq!(config.stop.method, [StopMethod::Signal(15)]);
     assert_eq!(config.profile, "cluster");
     assert!(config.route.sticky);
@@ -62,7 +67,12 @@ fn every_key_reaches_its_place() {
     assert_eq!(config.directory, Path::new("/srv/myapp/current"));
     assert_eq!(config.listen.len(), 4);
     assert_eq!(config.workers, 4);
-    assert_eq!(config.ready_timeout, Duration::from_secs(10));
+    assert_eq!(config.ready.when, ReadyWhen::Http("/ready?deep=1".into()));
+    assert_eq!(config.ready.timeout, Duration::from_secs(10));
+    let Health { every, fail_after, event_loop, on_hang, .. } = config.health;
+    assert_eq!((every, fail_after), (Duration::from_secs(2), 5));
+    assert_eq!((event_loop, on_hang), (Duration::ZERO, OnHang::Abort));
+    assert_eq!(config.health.http.as_deref(), Some("/healthz"));
     assert_eq!(config.stop.method, [StopMethod::Message("shutdown".into()), StopMethod::Signal(2)]);
     assert_eq!(config.stop.drain, Duration::from_secs(20));
     assert_eq!(config.restart.policy, RestartPolicy::OnFailure);

@@ -5,6 +5,7 @@ mod cluster;
 mod config;
 mod examples;
 mod foreground;
+mod health;
 mod hostile;
 mod http;
 mod layout;

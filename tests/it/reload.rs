@@ -55,14 +55,14 @@ fn ctl(app: &App, words: &[&str]) -> Output {
         .expect("cohortctl starts")
 }
 
-fn ok(app: &App, words: &[&str]) -> String {
+pub(crate) fn ok(app: &App, words: &[&str]) -> String {
     let output = ctl(app, words);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{words:?}: {errors}\n--- log\n{}", app.log());
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn refused(app: &App, words: &[&str]) -> String {
+pub(crate) fn refused(app: &App, words: &[&str]) -> String {
     let output = ctl(app, words);
     assert_eq!(output.status.code(), Some(1), "{words:?} went well; the log:\n{}", app.log());
     String::from_utf8_lossy(&output.stderr).into_owned()

@@ -195,13 +195,13 @@ impl Fleet {
     }
 
     /// A worker does not work any more (it hangs, or fails its checks): it is killed, and replaced
-    /// when it is gone.
-    pub fn unwell(&mut self, id: WorkerId) {
-        if let Some(member) = self.member_mut(id)
-            && member.state.is_live()
-        {
-            member.state = State::Unwell;
-        }
+    /// when it is gone. Returns whether that is so: not for one that is being stopped.
+    pub fn unwell(&mut self, id: WorkerId) -> bool {
+        let Some(member) = self.member_mut(id).filter(|member| member.state.is_live()) else {
+            return false;
+        };
+        member.state = State::Unwell;
+        true
     }
 
     /// A worker has closed its channel: it can't serve any more, and ends by itself or is stopped.
@@ -355,7 +355,11 @@ impl Fleet {
         let (state, action) = match member.state {
             State::Starting { .. } => killed(Why::NotReady),
             State::HungUp { .. } => killed(Why::NotStopped),
-            State::Unwell => killed(Why::Unwell),
+            // Should that not end it, it is killed like one that does not stop.
+            State::Unwell => {
+                let (way, until) = (self.policy.asks, now + self.policy.ask_timeout);
+                (State::Stopping { way, until }, Action::Kill { id, why: Why::Unwell })
+            }
             State::Draining { .. } => self.policy.ask(id, 0, now),
             State::Stopping { way, .. } => self.policy.ask(id, way + 1, now),
             State::Ready { .. } | State::Killed => unreachable!("they have no time limit"),

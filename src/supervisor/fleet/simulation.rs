@@ -153,7 +153,9 @@ impl World {
                 self.processes.get_mut(&id).expect("chosen from them").hung_up = true;
             }
             (5, Some(id)) => self.exit(id),
-            (6, Some(id)) => self.fleet.unwell(id),
+            (6, Some(id)) => {
+                self.fleet.unwell(id);
+            }
             (7, Some(id)) => {
                 self.fleet.recycle(id);
             }

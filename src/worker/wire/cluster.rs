@@ -333,6 +333,26 @@ impl HandleReply {
     }
 }
 
+/// A handle's message without a handle, to which Node's event loop answers `NODE_HANDLE_NACK` and
+/// does nothing else (`setupChannel` in Node's `lib/internal/child_process.js`; seen on 18 to 26).
+#[derive(Debug, Serialize)]
+pub struct Ping {
+    cmd: &'static str,
+}
+
+impl Ping {
+    /// The one message there is.
+    pub fn new() -> Self {
+        Ping { cmd: "NODE_HANDLE" }
+    }
+}
+
+impl Default for Ping {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// @socket.io/sticky's injection of a connection; the bytes stay in the kernel, so `data` is empty.
 #[derive(Debug, Serialize)]
 pub struct StickyConnection {

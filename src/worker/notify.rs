@@ -1,0 +1,95 @@
+//! A worker's own `NOTIFY_SOCKET`, by which it says that it is ready (sd_notify(3)).
+//!
+//! Each worker has one of its own, so that what comes in needs no proof of who sent it, and a
+//! process that the worker has started may speak for it (`systemd-notify --ready`).
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tokio::net::UnixDatagram;
+
+/// Longer messages are cut. systemd itself takes 4096.
+const MAX_MESSAGE: usize = 4096;
+
+/// What a worker says of itself.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// `READY=1`.
+    Ready,
+    /// `STATUS=`: in its own words.
+    Status(String),
+}
+
+/// The receiving end. Its path is removed when it is dropped.
+#[derive(Debug)]
+pub struct NotifySocket {
+    socket: UnixDatagram,
+    path: PathBuf,
+}
+
+impl NotifySocket {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn bind(path: PathBuf) -> io::Result<NotifySocket> {
+        // One of a cohortd that was killed may be left here.
+        let _ = std::fs::remove_file(&path);
+        let socket = UnixDatagram::bind(&path)?;
+        Ok(NotifySocket { socket, path })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Hands on what is said, for ever. Descriptors that come along (`BARRIER=1`, `FDSTORE=1`) are
+    /// closed by the kernel, which is all that a barrier waits for.
+    pub async fn hear(&self, mut on: impl FnMut(Notice)) {
+        let mut buffer = vec![0; MAX_MESSAGE];
+        loop {
+            match self.socket.recv(&mut buffer).await {
+                Ok(length) => notices(&buffer[..length]).for_each(&mut on),
+                Err(error) => return tracing::warn!(%error, "a NOTIFY_SOCKET can't be read"),
+            }
+        }
+    }
+}
+
+impl Drop for NotifySocket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn notices(message: &[u8]) -> impl Iterator<Item = Notice> {
+    message.split(|byte| *byte == b'\n').filter_map(|line| match line {
+        b"READY=1" => Some(Notice::Ready),
+        _ => {
+            let status = std::str::from_utf8(line.strip_prefix(b"STATUS=")?).ok()?;
+            // It is shown on terminals.
+            Some(Notice::Status(status.chars().filter(|c| !c.is_control()).collect()))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(message: &[u8]) -> Vec<Notice> {
+        notices(message).collect()
+    }
+
+    #[test]
+    fn what_is_understood_is_taken_and_the_rest_is_let_pass() {
+        assert_eq!(said(b"READY=1"), [Notice::Ready]);
+        let status = Notice::Status("warm \u{e9}".into());
+        assert_eq!(
+            said("MAINPID=1\nSTATUS=warm \u{e9}\x1b\nREADY=1\n".as_bytes()),
+            [status, Notice::Ready]
+        );
+        assert_eq!(said(b"READY=0\nREADY=11\nready=1\nSTATUS=\xff\n\n"), []);
+    }
+}

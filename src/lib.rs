@@ -16,6 +16,7 @@
 //! | [`supervisor`] | which workers there should be, and the loop that joins everything |
 //! | [`systemd`] | what systemd is told |
 //! | [`places`] | where a running app keeps its sockets |
+//! | [`sys`] | all that is `unsafe` |
 //! | [`control`] | the socket by which a running app is spoken to |
 //! | [`ctl`] | `cohortctl`, one file a command |
 //!
@@ -33,5 +34,6 @@ pub mod places;
 pub mod relay;
 pub mod route;
 pub mod supervisor;
+pub mod sys;
 pub mod systemd;
 pub mod worker;

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use cohortd::config::Config;
+use cohortd::config::{Config, Memory};
 use cohortd::control::Control;
 use cohortd::listen::{self, Inherited, Socket};
 use cohortd::supervisor::{self, Handle, Output, RunError};
+use cohortd::worker::cgroup::Delegated;
 use cohortd::{exit, log, systemd};
 
 /// PM2's cluster mode, done by systemd: runs, routes to and relays between the workers of one app.
@@ -59,6 +60,20 @@ fn run(file: &std::path::Path, output: Output) -> ExitCode {
         Ok(config) => config,
         Err(error) => return exit::bad_config(&error),
     };
+    let delegated = match Delegated::take() {
+        Ok(delegated) => delegated,
+        Err(error) => {
+            tracing::warn!(%error, "the delegated cgroup can't be used: workers share one");
+            None
+        }
+    };
+    if config.memory != Memory::default() && !delegated.as_ref().is_some_and(Delegated::has_memory)
+    {
+        tracing::warn!(
+            "[memory] max is not in force, and recycle_at looks only every 5 s: this needs a \
+             cgroup with the memory controller, delegated by systemd"
+        );
+    }
     let sockets = match listen::open(&config.listen, inherited) {
         Ok(sockets) => sockets,
         Err(error) => return exit::failed(&error),
@@ -67,7 +82,7 @@ fn run(file: &std::path::Path, output: Output) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return exit::failed(&error),
     };
-    match runtime.block_on(run_with_control(config, sockets, output)) {
+    match runtime.block_on(run_with_control(config, sockets, output, delegated)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::failed(&error),
     }
@@ -77,6 +92,7 @@ async fn run_with_control(
     config: Config,
     sockets: Vec<Socket>,
     output: Output,
+    delegated: Option<Delegated>,
 ) -> Result<(), RunError> {
     let (handle, requests) = Handle::new();
     match Control::open(&config.app) {
@@ -86,7 +102,7 @@ async fn run_with_control(
             tracing::warn!(%error, "no control socket: cohortctl can't speak to this app")
         }
     }
-    let ended = supervisor::run(config, sockets, output, requests).await;
+    let ended = supervisor::run(config, sockets, output, delegated, requests).await;
     drop(handle); // its other end was there until now
     ended
 }

@@ -11,13 +11,16 @@ use super::error::{ConfigError, nearest};
 use super::file::{self, Count, Env, File, Text};
 use super::value::{self, Listen, Network};
 use super::{
-    Balance, Config, Health, Limits, OnHang, Ready, ReadyWhen, Reload, Restart, RestartPolicy,
-    Route, Stop, StopMethod, app_name, is_app_name,
+    Balance, Config, Health, Limits, Memory, OnHang, Ready, ReadyWhen, Reload, Restart,
+    RestartPolicy, Route, Stop, StopMethod, app_name, is_app_name,
 };
 use crate::worker::wire::Framing;
 
 /// More workers than this on one machine is a mistake in the file.
 const MAX_WORKERS: i64 = 1024;
+
+/// No worker of Node runs in less than this (16 MiB): a smaller limit is a mistake in the unit.
+const LEAST_MEMORY: usize = 16 << 20;
 
 /// Variables by which Node, systemd and cohortd talk to a worker: not the user's to set.
 const RESERVED: [&str; 9] = [
@@ -77,6 +80,7 @@ impl Check<'_> {
             stop: self.stop(&raw.stop)?,
             reload: self.reload(&raw.reload)?,
             restart: self.restart(&raw.restart)?,
+            memory: self.memory(&raw.memory)?,
             route: self.route(&raw.route)?,
             limits: self.limits(&raw.limits)?,
             env: self.env(&raw)?,
@@ -95,8 +99,6 @@ impl Check<'_> {
         let whole_keys = [
             ("reload.disconnects_per_second", span(&raw.reload.disconnects_per_second)),
             ("reload.schedule", span(&raw.reload.schedule)),
-            ("memory.recycle_at", span(&raw.memory.recycle_at)),
-            ("memory.max", span(&raw.memory.max)),
         ];
         for (key, span) in whole_keys {
             if let Some(span) = span {
@@ -323,6 +325,23 @@ impl Check<'_> {
             backoff: self.parsed(&raw.backoff, backoff, value::duration_range)?,
             stop_on_exit,
         })
+    }
+
+    fn memory(&self, raw: &file::Memory) -> Checked<Memory> {
+        let size = |key: &Option<Text>| {
+            self.parsed(key, None, |text| match value::size(text)? {
+                n if n >= LEAST_MEMORY => Ok(Some(n)),
+                _ => Err(format!("expected at least {}M", LEAST_MEMORY >> 20)),
+            })
+        };
+        let memory = Memory { recycle_at: size(&raw.recycle_at)?, max: size(&raw.max)? };
+        if let (Some(text), Some(recycle_at), Some(max)) =
+            (&raw.recycle_at, memory.recycle_at, memory.max)
+            && recycle_at >= max
+        {
+            return self.error(text.span(), "recycle_at has to be less than max");
+        }
+        Ok(memory)
     }
 
     fn route(&self, raw: &file::Route) -> Checked<Route> {

@@ -48,6 +48,8 @@ pub struct Config {
     pub reload: Reload,
     /// `[restart]`.
     pub restart: Restart,
+    /// `[memory]`.
+    pub memory: Memory,
     /// `[route]`.
     pub route: Route,
     /// `[limits]`.
@@ -144,6 +146,15 @@ pub struct Restart {
     pub backoff: (Duration, Duration),
     /// `stop_on_exit`: exit codes after which a slot stays empty.
     pub stop_on_exit: Vec<i32>,
+}
+
+/// How much memory a worker may use. Default: as much as there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// `recycle_at`: with so many bytes a worker is replaced, as in a reload.
+    pub recycle_at: Option<usize>,
+    /// `max`: the kernel gives it no more; if it needs more, it is killed.
+    pub max: Option<usize>,
 }
 
 /// How a request finds its worker.

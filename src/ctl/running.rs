@@ -82,13 +82,11 @@ impl Show {
         if let Some(error) = &status.last_reload_error {
             println!("last reload: {error}");
         }
-        println!(
-            "{:>4} {:>6} {:>10} {:>8}  {:<9} {:>9} {:>8}  STATUS",
-            "SLOT", "WORKER", "GENERATION", "PID", "STATE", "IN FLIGHT", "SESSIONS"
-        );
+        println!("SLOT WORKER GENERATION      PID  STATE     IN FLIGHT SESSIONS   MEMORY  STATUS");
         for w in &status.workers {
+            let memory = w.memory.map_or_else(|| "?".into(), |bytes| format!("{}M", bytes >> 20));
             let line = format!(
-                "{:>4} {:>6} {:>10} {:>8}  {:<9} {:>9} {:>8}  {}",
+                "{:>4} {:>6} {:>10} {:>8}  {:<9} {:>9} {:>8} {memory:>8}  {}",
                 w.slot,
                 w.id,
                 w.generation,

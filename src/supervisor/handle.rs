@@ -63,6 +63,9 @@ pub struct WorkerStatus {
     pub pid: u32,
     /// `starting`, `ready`, `draining` or `stopping`.
     pub state: String,
+    /// The memory that it uses, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<usize>,
     /// How it is in its own words (`STATUS=` to its `NOTIFY_SOCKET`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,

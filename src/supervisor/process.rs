@@ -20,12 +20,13 @@ use super::release::Release;
 use crate::config::{Config, Health, ReadyWhen};
 use crate::relay::Relay;
 use crate::route::{Front, Upstream};
+use crate::worker::cgroup::{Cgroup, Delegated};
 use crate::worker::channel::{Channel, ChannelError};
 use crate::worker::notify::{Notice, NotifySocket};
 use crate::worker::spawn::{SpawnError, spawn};
 use crate::worker::wire::cluster::{Query, Request};
 use crate::worker::wire::{Framing, Incoming};
-use crate::worker::{Worker, WorkerId, probe};
+use crate::worker::{Worker, WorkerId, memory, probe};
 
 /// Something has happened to a worker.
 #[derive(Debug)]
@@ -50,6 +51,8 @@ pub(super) enum Event {
     NotYet(Ill),
     /// It does not work any more.
     Ill(Ill),
+    /// It uses so many bytes of memory, and that is too much.
+    Outgrown(usize),
     /// Nothing is left in it that has to be finished.
     Drained,
     /// Nothing can be said to it or heard of it any more.
@@ -76,6 +79,9 @@ const PROBES_OF_STRANGERS: &[Duration] = PROBES.split_at(2).1;
 const EAGER_PROBE: Duration = Duration::from_millis(50);
 const EAGER_PROBES: usize = 40;
 
+/// SIGKILL, as an exit status has it.
+const KILL: i32 = Signal::KILL.as_raw();
+
 /// A worker whose process has not ended yet.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -90,6 +96,7 @@ pub(super) struct Process {
     /// Why a check that it has to pass before it is ready has failed.
     pub(super) not_yet: Option<Ill>,
     pidfd: OwnedFd,
+    cgroup: Option<Arc<Cgroup>>,
     /// It is not awaited that it says so.
     says_ready: bool,
     checks: Checks,
@@ -121,7 +128,8 @@ impl Process {
         printer: Option<&Printer>,
     ) -> Result<Process, SpawnError> {
         let Release { config, plan } = release;
-        let spawned = spawn(plan, id, slot)?;
+        let spawned = spawn(plan, id, slot, shared.delegated.as_deref())?;
+        let cgroup = spawned.cgroup.map(Arc::new);
         let mut child = spawned.child;
         let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32));
         let pid = pid.expect("a child that nobody has waited for has a pid");
@@ -144,7 +152,7 @@ impl Process {
         let says_ready = config.ready.when == ReadyWhen::Message;
         tokio::spawn(read(worker.clone(), shared.clone(), adapter_spoke.clone(), says_ready));
         let hearing = spawned.notify.map(|socket| own(hear(socket, id, shared.clone())));
-        tokio::spawn(wait(child, pid, id, shared.events.clone()));
+        tokio::spawn(wait(child, pid, cgroup.clone(), id, shared.events.clone()));
         let known = probe::has_sticky_package(&plan.directory);
         let probes = if known { &PROBES } else { PROBES_OF_STRANGERS };
         let probing = ask_for_sticky(upstream.clone(), shared.clone(), adapter_spoke, probes);
@@ -161,8 +169,10 @@ impl Process {
             upstream,
             generation,
             pidfd,
+            cgroup,
         };
         process.watch_event_loop(config.health.event_loop, shared);
+        process.watch_memory(config.memory.recycle_at, shared);
         Ok(process)
     }
 
@@ -175,6 +185,21 @@ impl Process {
             let ill = health::event_loop(&worker, limit, &ready).await;
             shared.tell(worker.id, Event::Ill(ill));
         }));
+    }
+
+    fn watch_memory(&mut self, recycle_at: Option<usize>, shared: &Shared) {
+        let Some(limit) = recycle_at else { return };
+        let (id, pid) = (self.worker.id, self.worker.pid);
+        let (cgroup, shared) = (self.cgroup.clone(), shared.clone());
+        self.tasks.push(own(async move {
+            let used = memory::outgrows(pid, cgroup.as_deref(), limit).await;
+            shared.tell(id, Event::Outgrown(used));
+        }));
+    }
+
+    /// The memory that it uses, in bytes.
+    pub(super) fn memory(&self) -> Option<usize> {
+        memory::used(self.worker.pid, self.cgroup.as_deref())
     }
 
     /// It says that it is ready.
@@ -240,6 +265,14 @@ impl Process {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
     }
 
+    /// Ends it at once, with everything that it has started.
+    pub(super) fn kill(&self) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill();
+        }
+        self.signal(Signal::KILL);
+    }
+
     /// Sends it no new work, and tells when nothing is left in it.
     pub(super) fn drain(&mut self, shared: &Shared) {
         self.upstream.close_to_new();
@@ -261,6 +294,8 @@ fn own(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()>
 pub(super) struct Shared {
     pub(super) front: Arc<Front>,
     pub(super) relay: Arc<Relay>,
+    /// Where workers get cgroups of their own.
+    pub(super) delegated: Option<Arc<Delegated>>,
     pub(super) events: Events,
 }
 
@@ -338,11 +373,19 @@ fn cluster(worker: &Worker, shared: &Shared, request: Request) {
     shared.tell(worker.id, event);
 }
 
-async fn wait(mut child: Child, group: Pid, id: WorkerId, events: Events) {
+async fn wait(
+    mut child: Child,
+    group: Pid,
+    cgroup: Option<Arc<Cgroup>>,
+    id: WorkerId,
+    events: Events,
+) {
     use std::os::unix::process::ExitStatusExt;
+    let out_of_memory = || cgroup.as_ref().is_some_and(|cgroup| cgroup.was_out_of_memory());
     let exit = match child.wait().await {
         Ok(status) => match (status.code(), status.signal()) {
             (Some(code), _) => Exit::Code(code),
+            (None, Some(KILL)) if out_of_memory() => Exit::OutOfMemory,
             (None, Some(signal)) => Exit::Signal(signal),
             (None, None) => Exit::NotStarted,
         },
@@ -351,6 +394,10 @@ async fn wait(mut child: Child, group: Pid, id: WorkerId, events: Events) {
     // Whatever it has started goes with it.
     let _ = rustix::process::kill_process_group(group, Signal::KILL);
     let _ = events.send((id, Event::Exited(exit)));
+    if let Some(cgroup) = cgroup {
+        cgroup.kill();
+        cgroup.remove().await;
+    }
 }
 
 /// Asks until @socket.io/sticky answers, often once a cluster adapter has spoken.

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use super::Output;
 use super::fleet::Policy;
 use crate::config::{Config, ReadyWhen};
+use crate::worker::cgroup::Limits;
 use crate::worker::spawn::Plan;
 
 /// What one reading of the configuration started.
@@ -69,6 +70,7 @@ fn plan(config: &Config, output: Output) -> Plan {
         directory: config.directory.clone(),
         framing: config.framing,
         env,
+        memory: Limits { high: config.memory.recycle_at, max: config.memory.max },
         notifies: config.ready.when == ReadyWhen::Notify,
         piped: output == Output::Prefixed,
     }

@@ -23,6 +23,7 @@ use crate::listen::{Listener, Place, Socket};
 use crate::route::{Front, ListenerId};
 use crate::systemd::Notifier;
 use crate::worker::WorkerId;
+use crate::worker::cgroup::Delegated;
 
 /// Where workers' output goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +54,8 @@ pub enum RunError {
 }
 
 /// Runs an app until it is told to stop (SIGTERM, SIGINT) or has failed to come up. SIGHUP reloads
-/// it; `requests` are those of a [`super::Handle`].
+/// it; `requests` are those of a [`super::Handle`]. Workers get cgroups of their own in what is
+/// `delegated`.
 ///
 /// # Errors
 /// [`RunError`]; every worker has ended in any case.
@@ -61,12 +63,14 @@ pub async fn run(
     config: Config,
     sockets: Vec<Socket>,
     output: Output,
+    delegated: Option<Delegated>,
     requests: mpsc::Receiver<Request>,
 ) -> Result<(), RunError> {
     let (events, inbox) = mpsc::unbounded_channel();
     let front = Front::new(config.route.clone(), config.limits.clone())
         .map_err(|source| RunError::Setup { what: "open the private listener", source })?;
-    let shared = Shared { front: Arc::new(front), relay: Arc::default(), events };
+    let delegated = delegated.map(Arc::new);
+    let shared = Shared { front: Arc::new(front), relay: Arc::default(), delegated, events };
     let places: Vec<Place> = sockets.iter().map(Socket::place).collect();
     let servers = Servers::new(places.clone(), config.directory.clone());
     let release = Release::new(config, output);
@@ -285,7 +289,7 @@ impl Supervisor {
             }
             Why::GivenUp => tracing::info!(worker = id.0, "not needed any more; killed"),
         }
-        process.signal(Signal::KILL);
+        process.kill();
     }
 
     fn on(&mut self, id: WorkerId, event: Event) {
@@ -322,6 +326,7 @@ impl Supervisor {
                 process.not_yet = Some(ill);
             }
             Event::Ill(ill) => self.unwell(id, &ill),
+            Event::Outgrown(used) => self.outgrown(id, used),
             Event::Close(key) => {
                 process.upstream.close_server(&key);
                 self.servers.close(id, &key);
@@ -337,7 +342,7 @@ impl Supervisor {
                     Ok(()) => self.fleet.hung_up(id, now),
                     Err(error) => {
                         tracing::error!(worker = id.0, %error, "killed");
-                        process.signal(Signal::KILL);
+                        process.kill();
                     }
                 }
             }
@@ -369,6 +374,16 @@ impl Supervisor {
         tracing::error!(worker = id.0, slot = process.worker.slot, %ill, "unwell; killed");
         self.last_failure = Some(format!("Worker {id} was unwell: {ill}."));
         self.shared.front.remove(id);
+    }
+
+    /// A worker has become too big: another takes its place.
+    fn outgrown(&mut self, id: WorkerId, used: usize) {
+        if !self.fleet.recycle(id, self.now()) {
+            return;
+        }
+        let used = format!("{} MiB", used >> 20);
+        tracing::warn!(worker = id.0, used, "uses more than [memory] recycle_at: replaced");
+        self.last_failure = Some(format!("Worker {id} used {used} ([memory] recycle_at)."));
     }
 
     fn exited(&mut self, id: WorkerId, exit: Exit) {
@@ -427,7 +442,7 @@ impl Supervisor {
             Phase::Draining { .. } => self.stop_workers(),
             Phase::Stopping => {
                 tracing::warn!("told to stop again: killing the workers");
-                self.processes.values().for_each(|process| process.signal(Signal::KILL));
+                self.processes.values().for_each(Process::kill);
                 Phase::Stopping
             }
         }

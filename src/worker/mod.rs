@@ -1,7 +1,9 @@
 //! Worker processes: how they are started, talked to, and proven ready.
 
+pub mod cgroup;
 pub mod channel;
 mod id;
+pub mod memory;
 pub mod notify;
 pub mod probe;
 pub mod spawn;

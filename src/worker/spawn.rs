@@ -12,9 +12,10 @@ use command_fds::CommandFdExt;
 use tokio::process::{Child, Command};
 
 use super::WorkerId;
+use super::cgroup::{Cgroup, Delegated, Limits};
 use super::notify::NotifySocket;
 use super::wire::Framing;
-use crate::places;
+use crate::{places, sys};
 
 /// Everything a worker is started with.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +30,8 @@ pub struct Plan {
     pub framing: Framing,
     /// Its environment, but for what is said of each worker.
     pub env: BTreeMap<OsString, OsString>,
+    /// How much memory it may take.
+    pub memory: Limits,
     /// It has a `NOTIFY_SOCKET` of its own.
     pub notifies: bool,
     /// Its output is piped to us (in the foreground), or else goes where ours goes.
@@ -42,6 +45,8 @@ pub struct Spawned {
     pub child: Child,
     /// Our end.
     pub channel: UnixStream,
+    /// Everything that the process and its own processes are in, where that is to be had.
+    pub cgroup: Option<Cgroup>,
     /// What it says there, if it has one.
     pub notify: Option<NotifySocket>,
 }
@@ -52,6 +57,9 @@ pub enum SpawnError {
     /// No socket pair for its channel.
     #[error("can't open a worker's channel: {0}")]
     Channel(io::Error),
+    /// No cgroup, though cohortd's is delegated.
+    #[error("can't make a worker's cgroup: {0}")]
+    Cgroup(io::Error),
     /// No `NOTIFY_SOCKET`.
     #[error("can't open a worker's NOTIFY_SOCKET: {0}")]
     Notify(io::Error),
@@ -75,11 +83,16 @@ pub enum SpawnError {
     },
 }
 
-/// Starts a worker in a slot.
+/// Starts a worker in a slot, in a cgroup of its own where ours may be divided.
 ///
 /// # Errors
-/// [`SpawnError`]; nothing is left behind.
-pub fn spawn(plan: &Plan, id: WorkerId, slot: usize) -> Result<Spawned, SpawnError> {
+/// [`SpawnError`]; nothing is left behind but an empty cgroup.
+pub fn spawn(
+    plan: &Plan,
+    id: WorkerId,
+    slot: usize,
+    delegated: Option<&Delegated>,
+) -> Result<Spawned, SpawnError> {
     let (ours, theirs) = UnixStream::pair().map_err(SpawnError::Channel)?;
     let theirs = OwnedFd::from(theirs);
     // Resolved now and not when the file was read: a release is switched by a symbolic link.
@@ -114,10 +127,18 @@ pub fn spawn(plan: &Plan, id: WorkerId, slot: usize) -> Result<Spawned, SpawnErr
         command.env("NOTIFY_SOCKET", notify.path());
     }
     command.as_std_mut().preserved_fds(vec![theirs]);
+    let cgroup = delegated
+        .map(|delegated| -> io::Result<Cgroup> {
+            let cgroup = delegated.create(&format!("worker-{id}"), plan.memory)?;
+            sys::enter_cgroup(command.as_std_mut(), cgroup.procs()?);
+            Ok(cgroup)
+        })
+        .transpose()
+        .map_err(SpawnError::Cgroup)?;
     let child = command.spawn().map_err(|source| SpawnError::Exec {
         program: program.clone(),
         path: plan.env.get(&OsString::from("PATH")).cloned().unwrap_or_default(),
         source,
     })?;
-    Ok(Spawned { child, channel: ours, notify })
+    Ok(Spawned { child, channel: ours, cgroup, notify })
 }

@@ -78,6 +78,8 @@ fn every_key_reaches_its_place() {
     assert_eq!(config.restart.policy, RestartPolicy::OnFailure);
     assert_eq!(config.restart.backoff.0, Duration::from_millis(250));
     assert_eq!(config.restart.stop_on_exit, [0, 42]);
+    assert_eq!(config.memory.recycle_at, Some(400 << 20));
+    assert_eq!(config.memory.max, Some(600 << 20));
     assert_eq!(config.route.balance, Balance::RoundRobin);
     assert_eq!(config.route.trusted.len(), 3);
     assert_eq!(config.limits.head_size, 16 << 10);

@@ -1,6 +1,7 @@
 //! Everything that is tested from outside, in one binary: linking is what two cores are slow at.
 
 mod app;
+mod cgroup;
 mod cluster;
 mod config;
 mod examples;

@@ -21,12 +21,12 @@ require("node:http").createServer((req, res) => {
 "#;
 
 /// A machine with cohortd, Node 20 and `tests/js` on it.
-struct Host {
+pub(crate) struct Host {
     sdbox: Sdbox,
 }
 
 /// Does the same on every systemd, one after the other.
-fn on_each(behaves: impl Fn(&Host)) {
+pub(crate) fn on_each(behaves: impl Fn(&Host)) {
     if !require() {
         return;
     }
@@ -48,24 +48,24 @@ fn on_each(behaves: impl Fn(&Host)) {
 }
 
 impl Host {
-    fn run(&self, command: &str) -> Output {
+    pub(crate) fn run(&self, command: &str) -> Output {
         self.sdbox.run(&command.split_whitespace().collect::<Vec<_>>())
     }
 
     /// Standard output of a command that must succeed.
-    fn ok(&self, command: &str) -> String {
+    pub(crate) fn ok(&self, command: &str) -> String {
         self.sdbox.ok(&command.split_whitespace().collect::<Vec<_>>())
     }
 
     /// Writes a file that may be read at any time: all of it or none.
-    fn write(&self, path: &str, text: &str) {
+    pub(crate) fn write(&self, path: &str, text: &str) {
         let new = format!("{path}.new");
         self.sdbox.write_file(&new, text);
         self.ok(&format!("mv {new} {path}"));
     }
 
     /// `cohortctl add` of a script with two workers, run as the user `myapp`.
-    fn add(&self, app: &str, script: &str, listen: &str) {
+    pub(crate) fn add(&self, app: &str, script: &str, listen: &str) {
         let out = self.try_add(app, script, listen);
         assert_eq!(out.code, 0, "{out}");
     }
@@ -79,44 +79,44 @@ impl Host {
     }
 
     /// An app called `myapp` of this text, on port 8080.
-    fn add_text(&self, text: &str) {
+    pub(crate) fn add_text(&self, text: &str) {
         self.write("/srv/myapp/app.js", text);
         self.add("myapp", "app.js", "8080");
     }
 
     /// States of the service, its handle and its socket.
-    fn states(&self) -> String {
+    pub(crate) fn states(&self) -> String {
         let out = self.run("systemctl is-active myapp.service myapp@cluster.service myapp.socket");
         out.stdout.trim_end().replace('\n', " ")
     }
 
-    fn show(&self, unit: &str, property: &str) -> String {
+    pub(crate) fn show(&self, unit: &str, property: &str) -> String {
         self.ok(&format!("systemctl show --value -p {property} {unit}"))
     }
 
-    fn main_pid(&self) -> String {
+    pub(crate) fn main_pid(&self) -> String {
         self.show("myapp", "MainPID")
     }
 
     /// Every process in the service's cgroup.
-    fn processes(&self) -> Vec<String> {
+    pub(crate) fn processes(&self) -> Vec<String> {
         let find = "find /sys/fs/cgroup/system.slice/myapp.service -name cgroup.procs";
         let found = self.run(&format!("{find} -exec cat {{}} +"));
         found.stdout.lines().map(str::to_owned).collect()
     }
 
     /// The service's log, as `journalctl -u myapp` with more arguments shows it.
-    fn journal(&self, arguments: &str) -> String {
+    pub(crate) fn journal(&self, arguments: &str) -> String {
         self.ok(&format!("journalctl --no-pager -u myapp {arguments}"))
     }
 
     /// Waits for a line in the service's log.
-    fn logs(&self, arguments: &str, text: &str) {
+    pub(crate) fn logs(&self, arguments: &str, text: &str) {
         let seen = || self.journal(arguments).contains(text);
         assert!(until(seen), "no {text:?} in journalctl -u myapp {arguments}");
     }
 
-    fn is_soon(&self, what: &str, so: impl Fn() -> bool) {
+    pub(crate) fn is_soon(&self, what: &str, so: impl Fn() -> bool) {
         assert!(until(so), "not so in time: {what}\n{}", self.run("systemctl status myapp*"));
     }
 
@@ -125,7 +125,7 @@ impl Host {
     }
 
     /// The body of a page that must come with 200.
-    fn get(&self, target: &str) -> String {
+    pub(crate) fn get(&self, target: &str) -> String {
         self.ok(&format!("curl -gsSf -m 20 {target}"))
     }
 

@@ -184,14 +184,19 @@ impl Fleet {
     }
 
     /// A worker is to be replaced: it works, but should not for much longer. A canary of which
-    /// that is said has not stayed well.
-    pub fn recycle(&mut self, id: WorkerId) {
-        let Some(member) = self.member_mut(id) else { return };
+    /// that is said has not stayed well. One that comes to it soon after its start is not replaced
+    /// at once, or there would be no end of it. Returns whether that is news.
+    pub fn recycle(&mut self, id: WorkerId, now: Duration) -> bool {
+        let Some(member) = self.member_mut(id).filter(|m| m.state.is_live() && !m.stale) else {
+            return false;
+        };
         member.stale = true;
-        let generation = member.generation;
+        let member = member.clone();
+        self.failed(&member, None, now);
         if self.roll.as_ref().is_some_and(|roll| roll.canary != Canary::Passed) {
-            self.blame(id, generation, How::Unwell);
+            self.blame(id, member.generation, How::Unwell);
         }
+        true
     }
 
     /// A worker does not work any more (it hangs, or fails its checks): it is killed, and replaced
@@ -229,7 +234,7 @@ impl Fleet {
     pub fn exited(&mut self, id: WorkerId, exit: Exit, now: Duration) {
         let Some(member) = self.member_mut(id).cloned() else { return };
         if !member.state.ends_by_our_wish() {
-            self.failed(&member, exit, now);
+            self.failed(&member, Some(exit), now);
             self.blame(id, member.generation, How::Exited(exit));
         }
         self.slots.iter_mut().for_each(|slot| slot.remove(id));
@@ -371,7 +376,7 @@ impl Fleet {
                 State::Starting { .. } => How::NotReady,
                 _ => How::Unwell,
             };
-            self.failed(&member, KILLED, now);
+            self.failed(&member, Some(KILLED), now);
             self.blame(id, member.generation, how);
         }
         Some(action)
@@ -387,8 +392,8 @@ impl Fleet {
         Some(action)
     }
 
-    /// A worker has done wrong: its slot waits before the next start.
-    fn failed(&mut self, member: &Member, exit: Exit, now: Duration) {
+    /// A worker has done wrong: its slot waits before the next start. `exit` is how it ends.
+    fn failed(&mut self, member: &Member, exit: Option<Exit>, now: Duration) {
         let jitter = 0.75 + self.fraction() / 2.0;
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.has(member.id)) {
             slot.failed(&self.policy, member, exit, now, jitter);

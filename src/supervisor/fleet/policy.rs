@@ -48,6 +48,8 @@ pub enum Exit {
     Code(i32),
     /// By a signal.
     Signal(i32),
+    /// By the kernel, because it took more memory than it may.
+    OutOfMemory,
     /// Its program did not start.
     NotStarted,
 }
@@ -57,6 +59,7 @@ impl fmt::Display for Exit {
         match self {
             Exit::Code(code) => write!(f, "exit code {code}"),
             Exit::Signal(signal) => write!(f, "signal {signal}"),
+            Exit::OutOfMemory => f.write_str("out of memory: killed by the kernel"),
             Exit::NotStarted => f.write_str("it did not start"),
         }
     }

@@ -157,7 +157,11 @@ impl World {
                 self.fleet.unwell(id);
             }
             (7, Some(id)) => {
-                self.fleet.recycle(id);
+                if self.fleet.recycle(id, self.now)
+                    && self.fleet.is_rolling() == self.rolling.is_some()
+                {
+                    self.failed_at.insert(self.processes[&id].slot, self.now);
+                }
             }
             (8, Some(id)) => self.fleet.drained(id, self.now),
             (9, _) if !self.fleet.is_rolling() => self.begin_roll(),

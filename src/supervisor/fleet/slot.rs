@@ -143,12 +143,12 @@ impl Slot {
         self.not_before
     }
 
-    /// A worker ended that should not have.
+    /// A worker ended that should not have, or has to be replaced already.
     pub(super) fn failed(
         &mut self,
         policy: &Policy,
         member: &Member,
-        exit: Exit,
+        exit: Option<Exit>,
         now: Duration,
         jitter: f64,
     ) {
@@ -163,7 +163,7 @@ impl Slot {
         self.failures = self.failures.saturating_add(1);
         // Workers that fail together should not start together.
         self.not_before = now + doubled.mul_f64(jitter);
-        self.given_up = !policy.starts_again_after(exit);
+        self.given_up = exit.is_some_and(|exit| !policy.starts_again_after(exit));
     }
 
     /// Begins anew: what is started next is something else.

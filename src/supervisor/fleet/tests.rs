@@ -204,11 +204,32 @@ fn a_worker_that_is_unwell_is_killed_and_replaced() {
 #[test]
 fn a_worker_to_be_recycled_is_replaced_first() {
     let mut fleet = up(1);
-    fleet.recycle(WorkerId(1));
+    let later = MS(60_000);
+    assert!(fleet.recycle(WorkerId(1), later));
+    assert!(!fleet.recycle(WorkerId(1), later), "that is known");
     let start = Action::Start { slot: 0, id: WorkerId(2), generation: Generation(1) };
-    assert_eq!(steps(&mut fleet, MS(10)), [start]);
-    fleet.ready(WorkerId(2), MS(20));
-    assert_eq!(steps(&mut fleet, MS(20)), [Action::Drain { id: WorkerId(1) }]);
+    let begin = fleet.deadline(later).expect("its successor's start");
+    assert_eq!(steps(&mut fleet, begin), [start]);
+    fleet.ready(WorkerId(2), begin);
+    assert_eq!(steps(&mut fleet, begin), [Action::Drain { id: WorkerId(1) }]);
+}
+
+#[test]
+fn workers_that_have_to_be_recycled_at_once_are_so_more_and_more_slowly() {
+    let mut fleet = up(1);
+    let mut now = MS(0);
+    let mut waits = Vec::new();
+    for id in 1..=6 {
+        fleet.recycle(WorkerId(id), now);
+        let begin = fleet.deadline(now).expect("its successor's start");
+        waits.push(begin - now);
+        steps(&mut fleet, begin);
+        fleet.ready(WorkerId(id + 1), begin);
+        steps(&mut fleet, begin);
+        fleet.exited(WorkerId(id), Exit::Code(0), begin);
+        now = begin;
+    }
+    assert!(waits.is_sorted() && waits[5] > waits[0] * 10, "{waits:?}");
 }
 
 #[test]

@@ -1,0 +1,33 @@
+//! All that is `unsafe`.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// The command's process enters a cgroup, whose `cgroup.procs` this is, before its program runs:
+/// everything that it ever starts is in there too.
+pub fn enter_cgroup(command: &mut Command, procs: OwnedFd) {
+    let enter = move || match rustix::io::write(&procs, b"0") {
+        Ok(_) => Ok(()),
+        Err(error) => Err(io::Error::from(error)),
+    };
+    // SAFETY: between fork and exec only write(2) is called, which is async-signal-safe; nothing
+    // is allocated or locked.
+    unsafe { command.pre_exec(enter) };
+}
+
+/// Watches a file of the kernel's that tells of changes as "exceptional" (`POLLPRI`).
+///
+/// # Errors
+/// The runtime can't watch it.
+pub fn watch_changes(file: File) -> io::Result<AsyncFd<File>> {
+    // SAFETY: a `File` has one descriptor for its whole life and closes it at the end.
+    let watched = unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY) };
+    watched.map_err(Into::into)
+}

@@ -1,0 +1,230 @@
+//! Workers' cgroups, below that of the service, which systemd has delegated (`Delegate=yes`).
+//!
+//! A worker's cgroup ends with everything in it at once (`cgroup.kill`), bounds its memory and says
+//! whether the kernel killed for lack of it. cohortd itself moves into a cgroup beside them: one
+//! with controllers for its children must not hold processes.
+
+use std::fs;
+use std::io::{self, Read, Seek};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::io::Interest;
+
+use crate::sys;
+
+/// Where the unified hierarchy is mounted: alone, or beside the old one.
+const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+
+/// By which systemd marks a cgroup that its processes may divide (systemd 251 and later; root can
+/// also see the older one).
+const DELEGATED: [&str; 2] = ["user.delegate", "trusted.delegate"];
+
+/// Where cohortd itself goes.
+const SUPERVISOR: &str = "supervisor";
+
+/// What is killed is gone in a moment; a cgroup can be removed only then.
+const REMOVE_PAUSE: Duration = Duration::from_millis(20);
+const REMOVE_TRIES: usize = 250;
+
+/// Of a limit that the kernel says was reached: less is in use only where the rest was cache.
+const IN_USE: f64 = 0.9;
+
+/// How much memory a worker may take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// It is told of when this is reached (`memory.high`), in bytes.
+    pub high: Option<usize>,
+    /// The kernel gives it no more than this (`memory.max`), in bytes.
+    pub max: Option<usize>,
+}
+
+/// A cgroup that is ours to divide.
+#[derive(Debug)]
+pub struct Delegated {
+    path: PathBuf,
+    memory: bool,
+}
+
+impl Delegated {
+    /// Takes over the cgroup that this process was started in, if it is delegated.
+    ///
+    /// # Errors
+    /// It is delegated, but can't be used.
+    pub fn take() -> io::Result<Option<Delegated>> {
+        let Some(own) = own()? else { return Ok(None) };
+        let Some(path) = own.ancestors().take(2).find(|path| is_delegated(path)) else {
+            return Ok(None);
+        };
+        let supervisor = path.join(SUPERVISOR);
+        create(&supervisor)?;
+        fs::write(supervisor.join("cgroup.procs"), "0")?;
+        let controllers = fs::read_to_string(path.join("cgroup.controllers"))?;
+        let memory = controllers.split_whitespace().any(|controller| controller == "memory");
+        if memory {
+            fs::write(path.join("cgroup.subtree_control"), "+memory")?;
+        }
+        Ok(Some(Delegated { path: path.to_owned(), memory }))
+    }
+
+    /// Whether memory can be bounded.
+    pub fn has_memory(&self) -> bool {
+        self.memory
+    }
+
+    /// Makes a cgroup for a worker. What an earlier one of the name has left is killed.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn create(&self, name: &str, limits: Limits) -> io::Result<Cgroup> {
+        let cgroup = Cgroup { path: self.path.join(name), memory: self.memory };
+        if !create(&cgroup.path)? {
+            cgroup.kill();
+        }
+        if self.memory {
+            let text = |limit: Option<usize>| limit.map_or("max".into(), |n| n.to_string());
+            cgroup.write("memory.high", &text(limits.high))?;
+            cgroup.write("memory.max", &text(limits.max))?;
+            // A worker without some of its processes is of no use.
+            cgroup.write("memory.oom.group", "1")?;
+        }
+        Ok(cgroup)
+    }
+}
+
+/// One worker's cgroup.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+    memory: bool,
+}
+
+impl Cgroup {
+    /// For a new process to enter it: [`crate::sys::enter_cgroup`].
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn procs(&self) -> io::Result<OwnedFd> {
+        let file = fs::OpenOptions::new().write(true).open(self.path.join("cgroup.procs"))?;
+        Ok(file.into())
+    }
+
+    /// Kills everything in it.
+    pub fn kill(&self) {
+        let _ = self.write("cgroup.kill", "1");
+    }
+
+    /// Whether its memory is bounded and counted.
+    pub fn has_memory(&self) -> bool {
+        self.memory
+    }
+
+    /// Whether the kernel has killed in it for lack of memory.
+    pub fn was_out_of_memory(&self) -> bool {
+        let events = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
+        field(&events, "oom_kill").is_some_and(|kills| kills > 0)
+    }
+
+    /// The memory in use, in bytes: without what the kernel could take back at once (pages of
+    /// files), but with what it has swapped out.
+    pub fn memory(&self) -> Option<usize> {
+        let number = |name| fs::read_to_string(self.path.join(name)).ok()?.trim().parse().ok();
+        let current: usize = number("memory.current")?;
+        let swapped = number("memory.swap.current").unwrap_or(0);
+        let stat = fs::read_to_string(self.path.join("memory.stat")).ok()?;
+        let reclaimable: usize = ["active_file", "inactive_file", "slab_reclaimable"]
+            .iter()
+            .filter_map(|name| field(&stat, name))
+            .sum();
+        Some(current.saturating_sub(reclaimable) + swapped)
+    }
+
+    /// Ends when so much memory is in use, which the kernel tells; how much it is then. The worker
+    /// is not slowed down from then on.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn outgrows(&self, high: usize) -> io::Result<usize> {
+        let mut events = fs::File::open(self.path.join("memory.events"))?;
+        let watched = sys::watch_changes(events.try_clone()?)?;
+        let mut reached = 0;
+        loop {
+            let mut text = String::new();
+            events.rewind()?;
+            events.read_to_string(&mut text)?;
+            let now = field(&text, "high").unwrap_or(0);
+            let used = self.memory().unwrap_or(0);
+            if now > reached && used as f64 >= high as f64 * IN_USE {
+                self.write("memory.high", "max")?;
+                return Ok(used);
+            }
+            reached = now;
+            watched.ready(Interest::PRIORITY).await?.clear_ready();
+        }
+    }
+
+    /// Removes it when it is empty, which it is to be soon.
+    pub async fn remove(&self) {
+        for _ in 0..REMOVE_TRIES {
+            match fs::remove_dir(&self.path) {
+                Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
+                    self.kill();
+                    tokio::time::sleep(REMOVE_PAUSE).await;
+                }
+                _ => return,
+            }
+        }
+        tracing::warn!(cgroup = %self.path.display(), "not empty, though everything was killed");
+    }
+
+    fn write(&self, file: &str, text: &str) -> io::Result<()> {
+        fs::write(self.path.join(file), text)
+    }
+}
+
+/// Makes a cgroup; whether it is new.
+fn create(path: &Path) -> io::Result<bool> {
+    match fs::create_dir(path) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// This process's cgroup in the unified hierarchy, if there is one.
+fn own() -> io::Result<Option<PathBuf>> {
+    let cgroups = fs::read_to_string("/proc/self/cgroup")?;
+    let Some(path) = cgroups.lines().find_map(|line| line.strip_prefix("0::/")) else {
+        return Ok(None);
+    };
+    let mount = MOUNTS.iter().find(|mount| Path::new(mount).join("cgroup.procs").exists());
+    Ok(mount.map(|mount| Path::new(mount).join(path)))
+}
+
+fn is_delegated(path: &Path) -> bool {
+    DELEGATED.iter().any(|name| {
+        let mut value = [0; 8];
+        rustix::fs::getxattr(path, *name, &mut value).is_ok_and(|n| &value[..n] == b"1")
+    })
+}
+
+/// A number of a file that has a name and a number on each line.
+fn field(text: &str, name: &str) -> Option<usize> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    line.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::field;
+
+    #[test]
+    fn a_field_is_found_by_its_whole_name() {
+        let events = "low 0\nhigh 12\nmax 3\noom 1\noom_kill 2\noom_group_kill 4\n";
+        assert_eq!(field(events, "high"), Some(12));
+        assert_eq!(field(events, "oom"), Some(1));
+        assert_eq!(field(events, "oom_kill"), Some(2));
+        assert_eq!(field(events, "kill"), None);
+    }
+}

@@ -3,10 +3,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use rustix::ioctl::{Getter, Opcode, ioctl};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -30,4 +31,15 @@ pub fn watch_changes(file: File) -> io::Result<AsyncFd<File>> {
     // SAFETY: a `File` has one descriptor for its whole life and closes it at the end.
     let watched = unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY) };
     watched.map_err(Into::into)
+}
+
+/// How many bytes of what was written to a stream socket its other end does not have yet.
+///
+/// # Errors
+/// The kernel's.
+pub fn unsent(socket: impl AsFd) -> io::Result<usize> {
+    const SIOCOUTQ: Opcode = libc::TIOCOUTQ as Opcode; // two names of one number
+    // SAFETY: it gives one int.
+    let unsent = unsafe { ioctl(socket, Getter::<SIOCOUTQ, libc::c_int>::new())? };
+    Ok(usize::try_from(unsent).unwrap_or(0))
 }

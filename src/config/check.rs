@@ -96,10 +96,7 @@ impl Check<'_> {
         fn span<T>(key: &Option<Spanned<T>>) -> Option<Range<usize>> {
             key.as_ref().map(Spanned::span)
         }
-        let whole_keys = [
-            ("reload.disconnects_per_second", span(&raw.reload.disconnects_per_second)),
-            ("reload.schedule", span(&raw.reload.schedule)),
-        ];
+        let whole_keys = [("reload.schedule", span(&raw.reload.schedule))];
         for (key, span) in whole_keys {
             if let Some(span) = span {
                 return self.error(span, format!("not yet: {key} comes in a later version"));
@@ -306,7 +303,15 @@ impl Check<'_> {
                 }
             },
         };
-        Ok(Reload { surge, canary: self.duration(&raw.canary, Duration::from_secs(10))? })
+        let disconnects_per_second = match &raw.disconnects_per_second {
+            None => 100,
+            Some(n) => match u32::try_from(*n.as_ref()) {
+                Ok(n @ 1..=100_000) => n,
+                _ => return self.error(n.span(), "expected 1 to 100000 clients a second"),
+            },
+        };
+        let canary = self.duration(&raw.canary, Duration::from_secs(10))?;
+        Ok(Reload { surge, canary, disconnects_per_second })
     }
 
     fn restart(&self, raw: &file::Restart) -> Checked<Restart> {

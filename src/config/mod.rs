@@ -134,6 +134,9 @@ pub struct Reload {
     /// `canary`: how long the first new worker has to stay well before others follow. Default
     /// 10 s.
     pub canary: Duration,
+    /// `disconnects_per_second`: how fast clients are disconnected that a worker still has after
+    /// `[stop] drain`. Default 100.
+    pub disconnects_per_second: u32,
 }
 
 /// When a worker that has exited is started again.

@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::given::Speaks;
 use super::head::{self, Opening, Refusal, Session};
 use super::pair::Pairs;
 use super::table::{Sessions, least_loaded};
@@ -37,6 +39,9 @@ const LAST_CALL: Duration = Duration::from_secs(2);
 /// After a refusal, how long and how much is still read so that the client gets to see it.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
+
+/// How often it is looked whether a drained worker still has connections that were handed over.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Out of descriptors or memory: how long until the next try. The kernel keeps the connections.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -66,6 +71,9 @@ pub struct Front {
     sessions: Mutex<Sessions>,
     /// Requests that wait to hear of their session.
     parked: Mutex<HashMap<String, Arc<Notify>>>,
+    /// Polls that wait to hear of their session's end.
+    polls: Mutex<HashMap<String, Arc<Notify>>>,
+    pub(super) next_disconnect: tokio::sync::Mutex<tokio::time::Instant>,
     turn: AtomicUsize,
     begun: Instant,
     stop: CancellationToken,
@@ -85,6 +93,8 @@ impl Front {
             workers: watch::Sender::default(),
             sessions: Mutex::default(),
             parked: Mutex::default(),
+            polls: Mutex::default(),
+            next_disconnect: tokio::sync::Mutex::new(tokio::time::Instant::now()),
             turn: AtomicUsize::new(0),
             begun: Instant::now(),
             stop: CancellationToken::new(),
@@ -131,9 +141,7 @@ impl Front {
     /// A worker says that a session of its own has ended.
     pub fn session_closed(&self, sid: &str, worker: WorkerId) {
         lock(&self.sessions).close(sid, worker);
-        if let Some(upstream) = self.workers.borrow().iter().find(|u| u.worker.id == worker) {
-            upstream.session_ended();
-        }
+        self.tell_of_less(worker);
     }
 
     /// How many sessions live in a worker.
@@ -141,18 +149,48 @@ impl Front {
         lock(&self.sessions).count(worker)
     }
 
-    /// Ends when nothing is left in a worker that takes no new work: no request, no session. A
-    /// connection that was handed to a server of it may live for ever: then so does this.
-    pub async fn left(&self, upstream: &Upstream) {
+    /// The sessions that live in a worker.
+    pub(super) fn sids_of(&self, worker: WorkerId) -> Vec<Box<str>> {
+        lock(&self.sessions).of(worker)
+    }
+
+    /// A session is over as far as we are concerned: its poll, or else its next one, is answered
+    /// with that.
+    pub(super) fn end_session(&self, sid: &str, worker: WorkerId) {
+        lock(&self.sessions).end(sid, worker);
+        if let Some(poll) = lock(&self.polls).get(sid) {
+            poll.notify_waiters();
+        }
+        self.tell_of_less(worker);
+    }
+
+    fn tell_of_less(&self, worker: WorkerId) {
+        if let Some(upstream) = self.workers.borrow().iter().find(|u| u.worker.id == worker) {
+            upstream.session_ended();
+        }
+    }
+
+    /// A poll that waits, and hears of it when its session is ended.
+    pub(super) fn poll<'a>(&'a self, session: &'a Session) -> Option<LongPoll<'a>> {
+        let Session::Of(sid) = session else { return None };
+        let ended = lock(&self.polls).entry(sid.clone()).or_default().clone();
+        Some(LongPoll { front: self, sid, ended })
+    }
+
+    /// Ends when nothing is left in a worker that takes no new work: no request, no session, no
+    /// connection that was handed over.
+    pub async fn left(&self, upstream: &Arc<Upstream>) {
         loop {
             let less = upstream.less();
-            let nothing = upstream.in_flight() == 0
-                && self.sessions_of(upstream.worker.id) == 0
-                && !upstream.has_given_away();
-            if nothing {
+            let done = upstream.in_flight() == 0 && self.sessions_of(upstream.worker.id) == 0;
+            if !done {
+                less.await;
+            } else if upstream.was_given_any() && !self.still_given(upstream).await.is_empty() {
+                // Nobody tells when such a connection ends.
+                tokio::time::sleep(LOOK_EVERY).await;
+            } else {
                 return;
             }
-            less.await;
         }
     }
 
@@ -243,10 +281,10 @@ impl Front {
         };
         match opening {
             Ok(Ok(Opening::Upgrade(session))) => {
-                handoff::hand_over(&self, listener, client, session).await;
+                handoff::hand_over(&self, listener, client, session, Speaks::WebSocket).await;
             }
             Ok(Ok(Opening::Whole)) => {
-                handoff::hand_over(&self, listener, client, Session::None).await;
+                handoff::hand_over(&self, listener, client, Session::None, Speaks::Other).await;
             }
             Ok(Ok(Opening::Request)) => {
                 let limits = &settings.limits;
@@ -290,10 +328,15 @@ impl Front {
         tokio::time::timeout(settings.route.queue, waiting).await.ok().flatten()
     }
 
-    /// Whether a session was one of a worker that is gone.
+    /// Whether a session was ended, or one of a worker that is gone.
     pub(super) fn is_over(&self, session: &Session) -> bool {
         let Session::Of(sid) = session else { return false };
-        let worker = lock(&self.sessions).find(sid, self.begun.elapsed());
+        let mut sessions = lock(&self.sessions);
+        let worker = sessions.find(sid, self.begun.elapsed());
+        if sessions.is_ended(sid) {
+            return true;
+        }
+        drop(sessions);
         worker.is_some_and(|id| !self.workers.borrow().iter().any(|u| u.worker.id == id))
     }
 
@@ -346,6 +389,31 @@ impl Front {
         let _ = tokio::time::timeout(PARK, notified).await;
         lock(&self.parked).remove(sid);
         find()
+    }
+}
+
+/// A poll that is in flight.
+#[derive(Debug)]
+pub(super) struct LongPoll<'a> {
+    front: &'a Front,
+    sid: &'a str,
+    ended: Arc<Notify>,
+}
+
+impl LongPoll<'_> {
+    /// Ends when its session is ended after this was called.
+    pub(super) fn ended(&self) -> Notified<'_> {
+        self.ended.notified()
+    }
+}
+
+impl Drop for LongPoll<'_> {
+    fn drop(&mut self) {
+        let mut polls = lock(&self.front.polls);
+        // The map's, and ours: no other poll of the session.
+        if polls.get(self.sid).is_some_and(|ended| Arc::strong_count(ended) <= 2) {
+            polls.remove(self.sid);
+        }
     }
 }
 

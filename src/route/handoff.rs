@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use tokio_util::either::Either;
 
 use super::front::{Front, refuse};
+use super::given::Speaks;
 use super::head::Session;
 use super::upstream::ListenerId;
 use crate::listen::{Client, release};
@@ -20,14 +21,16 @@ pub(super) async fn hand_over(
     listener: ListenerId,
     client: Client,
     session: Session,
+    speaks: Speaks,
 ) {
     let mut client = client;
     for _ in 0..MAX_OFFERS {
         let Some(upstream) = front.choose(listener, &session, false).await else { break };
         let in_flight = upstream.begin();
         let Ok(fd) = release(client) else { return };
+        let Ok(inode) = rustix::fs::fstat(&fd).map(|stat| stat.st_ino) else { return };
         let Err(fd) = upstream.hand_over(listener, fd).await else {
-            return upstream.given_away(listener);
+            return upstream.given_away(inode, speaks);
         };
         drop(in_flight);
         let Ok(back) = watch(fd) else { return };

@@ -6,14 +6,18 @@
 //! ```
 
 mod check;
+mod disconnect;
 pub mod front;
+mod given;
 mod handoff;
 pub mod head;
 mod pair;
 mod proxy;
 pub mod table;
+mod tunnel;
 mod upload;
 mod upstream;
+pub mod websocket;
 
 pub use front::Front;
 pub use upstream::{ListenerId, Upstream};

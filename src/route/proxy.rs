@@ -16,8 +16,9 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
-use super::front::{Front, Peer};
+use super::front::{Front, LongPoll, Peer};
 use super::head::{self, MAX_HEADERS, Session};
+use super::tunnel;
 use super::upload::Upload;
 use super::upstream::{InFlight, ListenerId, Upstream};
 use crate::config::Limits;
@@ -106,7 +107,7 @@ async fn answer(
         Ok((mut response, lease)) => {
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 return match upgrade {
-                    Some(upgrade) => tunnel(front, response, upgrade, lease),
+                    Some(upgrade) => open_tunnel(front, response, upgrade, lease),
                     None => refusal(StatusCode::BAD_GATEWAY, "The worker switched protocols."),
                 };
             }
@@ -188,6 +189,15 @@ async fn send(
     let repeatable = request.body().is_end_stream() && request.method().is_idempotent();
     let mut repeated = false;
     let mut request = request.map(Upload::from);
+    let poll = if is_poll { front.poll(session) } else { None };
+    let ended = poll.as_ref().map(LongPoll::ended);
+    let ended = async {
+        match ended {
+            Some(ended) => ended.await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(ended);
     for _ in 0..MAX_TRIES {
         if is_poll && front.is_over(session) {
             return Err(Failure::SessionEnds);
@@ -210,6 +220,7 @@ async fn send(
         let response = tokio::select! {
             response = sender.try_send_request(request) => response,
             () = gone.cancelled(), if is_poll => return Err(Failure::SessionEnds),
+            () = &mut ended => return Err(Failure::SessionEnds),
         };
         match response {
             Ok(response) => {
@@ -345,7 +356,7 @@ fn wants_websocket(request: &Request<Incoming>) -> bool {
 }
 
 /// Carries bytes both ways between the client and the worker that both speak something else now.
-fn tunnel(
+fn open_tunnel(
     front: &Front,
     mut response: Response<Incoming>,
     upgrade: Upgrade,
@@ -353,12 +364,11 @@ fn tunnel(
 ) -> Answer {
     let worker = hyper::upgrade::on(&mut response);
     let stop = front.stopping();
+    let close = lease.upstream.open_tunnel();
     front.spawn(async move {
         let Ok((client, worker)) = tokio::try_join!(upgrade.connection, worker) else { return };
-        let (mut client, mut worker) = (TokioIo::new(client), TokioIo::new(worker));
         tokio::select! {
-            // Either side's end is the other's.
-            _ = tokio::io::copy_bidirectional(&mut client, &mut worker) => {}
+            () = tunnel::carry(TokioIo::new(client), TokioIo::new(worker), &close) => {}
             // Like a handed-over connection, it ends with its worker, which is stopped after us.
             () = stop.cancelled() => {}
         }

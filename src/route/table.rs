@@ -26,11 +26,13 @@ pub struct Sessions {
     next_sweep: Duration,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Entry {
     worker: WorkerId,
     silence: Duration,
     forgotten_at: Duration,
+    /// Its client is to hear that it is over.
+    ended: bool,
 }
 
 impl Sessions {
@@ -43,19 +45,41 @@ impl Sessions {
             Some(silence) => silence.min(MAX_SILENCE) + GRACE,
             None => known.map_or(DEFAULT_SILENCE, |entry| entry.silence),
         };
-        let entry = Entry { worker, silence, forgotten_at: now + silence };
+        let entry = Entry { worker, silence, forgotten_at: now + silence, ended: false };
         *self.counts.entry(worker).or_default() += 1;
         if let Some(before) = self.by_sid.insert(sid.into(), entry) {
-            self.uncount(before.worker);
+            self.uncount(&before);
         }
     }
 
     /// The worker says that a session of its own has ended.
     pub fn close(&mut self, sid: &str, worker: WorkerId) {
         if self.by_sid.get(sid).is_some_and(|entry| entry.worker == worker) {
-            self.by_sid.remove(sid);
-            self.uncount(worker);
+            self.forget(sid);
         }
+    }
+
+    /// A session is over, whatever its worker says: it counts no more, but is still known.
+    pub fn end(&mut self, sid: &str, worker: WorkerId) {
+        if let Some(entry) = self.by_sid.get_mut(sid)
+            && entry.worker == worker
+            && !entry.ended
+        {
+            let before = *entry;
+            entry.ended = true;
+            self.uncount(&before);
+        }
+    }
+
+    /// Whether a session was ended by [`Sessions::end`].
+    pub fn is_ended(&self, sid: &str) -> bool {
+        self.by_sid.get(sid).is_some_and(|entry| entry.ended)
+    }
+
+    /// The sessions that live in a worker.
+    pub fn of(&self, worker: WorkerId) -> Vec<Box<str>> {
+        let live = |entry: &Entry| entry.worker == worker && !entry.ended;
+        self.by_sid.iter().filter(|(_, entry)| live(entry)).map(|(sid, _)| sid.clone()).collect()
     }
 
     /// The session's worker, which may be dead.
@@ -85,22 +109,22 @@ impl Sessions {
             return;
         }
         self.next_sweep = now + SWEEP;
-        let mut gone = Vec::new();
-        self.by_sid.retain(|_, entry| {
-            let keep = entry.forgotten_at > now;
-            if !keep {
-                gone.push(entry.worker);
-            }
-            keep
-        });
-        gone.into_iter().for_each(|worker| self.uncount(worker));
+        let gone: Vec<Entry> =
+            self.by_sid.extract_if(|_, entry| entry.forgotten_at <= now).map(|(_, e)| e).collect();
+        gone.iter().for_each(|entry| self.uncount(entry));
     }
 
-    fn uncount(&mut self, worker: WorkerId) {
-        if let Some(count) = self.counts.get_mut(&worker) {
+    fn forget(&mut self, sid: &str) {
+        if let Some(entry) = self.by_sid.remove(sid) {
+            self.uncount(&entry);
+        }
+    }
+
+    fn uncount(&mut self, entry: &Entry) {
+        if let Some(count) = self.counts.get_mut(&entry.worker).filter(|_| !entry.ended) {
             *count -= 1;
             if *count == 0 {
-                self.counts.remove(&worker);
+                self.counts.remove(&entry.worker);
             }
         }
     }
@@ -142,6 +166,24 @@ mod tests {
         sessions.close("a", WorkerId(1));
         sessions.close("a", WorkerId(1));
         assert_eq!((sessions.len(), sessions.count(WorkerId(1))), (0, 0));
+    }
+
+    #[test]
+    fn an_ended_session_counts_no_more_and_is_still_known() {
+        let mut sessions = Sessions::default();
+        sessions.open("a", WorkerId(1), Some(S(45)), S(0));
+        sessions.open("b", WorkerId(1), Some(S(45)), S(0));
+        sessions.end("a", WorkerId(2));
+        assert!(!sessions.is_ended("a"), "only its worker's");
+        sessions.end("a", WorkerId(1));
+        sessions.end("a", WorkerId(1));
+        assert!(sessions.is_ended("a") && !sessions.is_ended("b"));
+        assert_eq!(sessions.of(WorkerId(1)), ["b".into()]);
+        assert_eq!((sessions.count(WorkerId(1)), sessions.len()), (1, 2));
+        assert_eq!(sessions.find("a", S(1)), Some(WorkerId(1)), "what it still posts arrives");
+        sessions.close("a", WorkerId(1));
+        sessions.close("b", WorkerId(1));
+        assert_eq!((sessions.count(WorkerId(1)), sessions.len()), (0, 0));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use hyper::client::conn::http1::{self, SendRequest};
@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::given::{Connection, Given, Speaks};
 use super::head::MAX_HEADERS;
 use super::pair::Pairs;
 use super::upload::Upload;
@@ -45,8 +46,8 @@ pub struct Upstream {
     draining: AtomicBool,
     /// It may yet turn out to be broken.
     on_trial: AtomicBool,
-    /// It has been given a connection whose end nobody tells us.
-    has_given_away: AtomicBool,
+    given: Mutex<Given>,
+    tunnels: Mutex<Vec<Weak<CancellationToken>>>,
     /// Something has come to its end.
     less: Notify,
     gone: CancellationToken,
@@ -81,7 +82,8 @@ impl Upstream {
             idle: Mutex::default(),
             draining: AtomicBool::new(false),
             on_trial: AtomicBool::new(false),
-            has_given_away: AtomicBool::new(false),
+            given: Mutex::default(),
+            tunnels: Mutex::default(),
             less: Notify::new(),
             gone: CancellationToken::new(),
         }
@@ -112,17 +114,41 @@ impl Upstream {
         self.gone.clone()
     }
 
-    /// Whether a connection was given to a server of it: how long that lives only the worker knows.
-    pub(super) fn has_given_away(&self) -> bool {
-        self.has_given_away.load(Ordering::Relaxed)
+    /// A client's connection was handed over for good.
+    pub(super) fn given_away(self: &Arc<Self>, inode: u64, speaks: Speaks) {
+        if lock(&self.given).add(inode, speaks) {
+            let this = self.clone();
+            tokio::task::spawn_blocking(move || this.look());
+        }
     }
 
-    /// A client's connection was handed over for good.
-    pub(super) fn given_away(&self, listener: ListenerId) {
-        // The sticky package tells of the session on it, and of its end.
-        if matches!(self.door(listener), Some(Door::Server(_))) {
-            self.has_given_away.store(true, Ordering::Relaxed);
+    /// Whether it may have any such connection.
+    pub(super) fn was_given_any(&self) -> bool {
+        !lock(&self.given).is_empty()
+    }
+
+    /// Those of the connections that it was given which it still has. Takes a moment when there
+    /// are many.
+    pub(super) fn look(&self) -> Vec<Connection> {
+        let known = lock(&self.given).known();
+        let sockets = self.worker.sockets();
+        lock(&self.given).looked(&known, &sockets)
+    }
+
+    /// A tunnel to the worker; its end can be asked for, and is when it is dropped.
+    pub(super) fn open_tunnel(&self) -> Arc<CancellationToken> {
+        let tunnel = Arc::new(CancellationToken::new());
+        let mut tunnels = lock(&self.tunnels);
+        if tunnels.len() == tunnels.capacity() {
+            tunnels.retain(|other| other.strong_count() > 0);
         }
+        tunnels.push(Arc::downgrade(&tunnel));
+        tunnel
+    }
+
+    /// The tunnels that are open.
+    pub(super) fn tunnels(&self) -> Vec<Arc<CancellationToken>> {
+        lock(&self.tunnels).iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Wakes up when a request or a session has ended since this was called.

@@ -96,7 +96,6 @@ pub(super) struct Process {
     /// Why a check that it has to pass before it is ready has failed.
     pub(super) not_yet: Option<Ill>,
     pidfd: OwnedFd,
-    cgroup: Option<Arc<Cgroup>>,
     /// It is not awaited that it says so.
     says_ready: bool,
     checks: Checks,
@@ -129,7 +128,6 @@ impl Process {
     ) -> Result<Process, SpawnError> {
         let Release { config, plan } = release;
         let spawned = spawn(plan, id, slot, shared.delegated.as_deref())?;
-        let cgroup = spawned.cgroup.map(Arc::new);
         let mut child = spawned.child;
         let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32));
         let pid = pid.expect("a child that nobody has waited for has a pid");
@@ -137,7 +135,7 @@ impl Process {
             .map_err(|e| SpawnError::Channel(e.into()))?;
         let channel = Channel::new(spawned.channel, plan.framing).map_err(SpawnError::Channel)?;
         let number = pid.as_raw_nonzero().get() as u32;
-        let worker = Arc::new(Worker::new(id, slot, number, channel));
+        let worker = Arc::new(Worker::new(id, slot, number, spawned.cgroup, channel));
         let upstream = Arc::new(Upstream::new(worker.clone()));
         if let Some(printer) = printer {
             printer.print(&mut child, slot);
@@ -152,7 +150,7 @@ impl Process {
         let says_ready = config.ready.when == ReadyWhen::Message;
         tokio::spawn(read(worker.clone(), shared.clone(), adapter_spoke.clone(), says_ready));
         let hearing = spawned.notify.map(|socket| own(hear(socket, id, shared.clone())));
-        tokio::spawn(wait(child, pid, cgroup.clone(), id, shared.events.clone()));
+        tokio::spawn(wait(child, pid, worker.clone(), shared.events.clone()));
         let known = probe::has_sticky_package(&plan.directory);
         let probes = if known { &PROBES } else { PROBES_OF_STRANGERS };
         let probing = ask_for_sticky(upstream.clone(), shared.clone(), adapter_spoke, probes);
@@ -169,7 +167,6 @@ impl Process {
             upstream,
             generation,
             pidfd,
-            cgroup,
         };
         process.watch_event_loop(config.health.event_loop, shared);
         process.watch_memory(config.memory.recycle_at, shared);
@@ -189,17 +186,11 @@ impl Process {
 
     fn watch_memory(&mut self, recycle_at: Option<usize>, shared: &Shared) {
         let Some(limit) = recycle_at else { return };
-        let (id, pid) = (self.worker.id, self.worker.pid);
-        let (cgroup, shared) = (self.cgroup.clone(), shared.clone());
+        let (worker, shared) = (self.worker.clone(), shared.clone());
         self.tasks.push(own(async move {
-            let used = memory::outgrows(pid, cgroup.as_deref(), limit).await;
-            shared.tell(id, Event::Outgrown(used));
+            let used = memory::outgrows(worker.pid, worker.cgroup.as_ref(), limit).await;
+            shared.tell(worker.id, Event::Outgrown(used));
         }));
-    }
-
-    /// The memory that it uses, in bytes.
-    pub(super) fn memory(&self) -> Option<usize> {
-        memory::used(self.worker.pid, self.cgroup.as_deref())
     }
 
     /// It says that it is ready.
@@ -267,7 +258,7 @@ impl Process {
 
     /// Ends it at once, with everything that it has started.
     pub(super) fn kill(&self) {
-        if let Some(cgroup) = &self.cgroup {
+        if let Some(cgroup) = &self.worker.cgroup {
             cgroup.kill();
         }
         self.signal(Signal::KILL);
@@ -279,6 +270,15 @@ impl Process {
         let (upstream, shared) = (self.upstream.clone(), shared.clone());
         self.draining = Some(own(async move {
             shared.front.left(&upstream).await;
+            shared.tell(upstream.worker.id, Event::Drained);
+        }));
+    }
+
+    /// Ends what is left in it of its clients, so many a second, and tells when that is done.
+    pub(super) fn disconnect(&mut self, per_second: u32, shared: &Shared) {
+        let (upstream, shared) = (self.upstream.clone(), shared.clone());
+        self.draining = Some(own(async move {
+            shared.front.disconnect(&upstream, per_second).await;
             shared.tell(upstream.worker.id, Event::Drained);
         }));
     }
@@ -373,15 +373,10 @@ fn cluster(worker: &Worker, shared: &Shared, request: Request) {
     shared.tell(worker.id, event);
 }
 
-async fn wait(
-    mut child: Child,
-    group: Pid,
-    cgroup: Option<Arc<Cgroup>>,
-    id: WorkerId,
-    events: Events,
-) {
+async fn wait(mut child: Child, group: Pid, worker: Arc<Worker>, events: Events) {
     use std::os::unix::process::ExitStatusExt;
-    let out_of_memory = || cgroup.as_ref().is_some_and(|cgroup| cgroup.was_out_of_memory());
+    let cgroup = worker.cgroup.as_ref();
+    let out_of_memory = || cgroup.is_some_and(Cgroup::was_out_of_memory);
     let exit = match child.wait().await {
         Ok(status) => match (status.code(), status.signal()) {
             (Some(code), _) => Exit::Code(code),
@@ -393,7 +388,7 @@ async fn wait(
     };
     // Whatever it has started goes with it.
     let _ = rustix::process::kill_process_group(group, Signal::KILL);
-    let _ = events.send((id, Event::Exited(exit)));
+    let _ = events.send((worker.id, Event::Exited(exit)));
     if let Some(cgroup) = cgroup {
         cgroup.kill();
         cgroup.remove().await;

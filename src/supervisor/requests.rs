@@ -168,7 +168,7 @@ impl Supervisor {
                 generation: process.generation.0,
                 pid: process.worker.pid,
                 state: self.fleet.state_of(*id).to_owned(),
-                memory: process.memory(),
+                memory: process.worker.memory(),
                 status: process.status.clone(),
                 in_flight: process.upstream.in_flight(),
                 sessions: self.shared.front.sessions_of(*id),

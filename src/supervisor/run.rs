@@ -220,6 +220,7 @@ impl Supervisor {
             match action {
                 Action::Start { slot, id, generation } => self.start(slot, id, generation),
                 Action::Drain { id } => self.drain(id),
+                Action::Disconnect { id } => self.disconnect(id),
                 Action::Ask { id, way } => self.ask(id, way),
                 Action::Kill { id, why } => self.kill(id, why),
             }
@@ -254,6 +255,12 @@ impl Supervisor {
         let Some(process) = self.processes.get_mut(&id) else { return };
         tracing::info!(worker = id.0, slot = process.worker.slot, "draining");
         process.drain(&self.shared);
+    }
+
+    fn disconnect(&mut self, id: WorkerId) {
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        let reload = &self.releases[&process.generation].config.reload;
+        process.disconnect(reload.disconnects_per_second, &self.shared);
     }
 
     fn ask(&mut self, id: WorkerId, way: usize) {
@@ -346,7 +353,7 @@ impl Supervisor {
                     }
                 }
             }
-            Event::Drained => self.fleet.drained(id, now),
+            Event::Drained => self.fleet.drained(id),
             Event::Exited(_) => unreachable!("taken above"),
         }
     }

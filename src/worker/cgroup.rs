@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::Pid;
 use tokio::io::Interest;
 
 use crate::sys;
@@ -108,6 +109,12 @@ impl Cgroup {
     pub fn procs(&self) -> io::Result<OwnedFd> {
         let file = fs::OpenOptions::new().write(true).open(self.path.join("cgroup.procs"))?;
         Ok(file.into())
+    }
+
+    /// The processes in it.
+    pub fn processes(&self) -> Vec<Pid> {
+        let text = fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default();
+        text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect()
     }
 
     /// Kills everything in it.

@@ -2,6 +2,7 @@
 
 pub mod cgroup;
 pub mod channel;
+pub mod held;
 mod id;
 pub mod memory;
 pub mod notify;
@@ -15,11 +16,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
+use rustix::process::Pid;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
 pub use id::WorkerId;
 
+use cgroup::Cgroup;
 use channel::{Channel, ChannelError, Reader};
 use wire::cluster::{
     HandleReply, HandleType, Message, Ping, SockName, StickyConnection, WithHandle,
@@ -33,8 +36,10 @@ pub struct Worker {
     pub id: WorkerId,
     /// Its place.
     pub slot: usize,
-    /// Its process, as of its start; only for people to read.
+    /// Its process, as of its start.
     pub pid: u32,
+    /// Everything that it has started is in there too.
+    pub cgroup: Option<Cgroup>,
     channel: Channel,
     seq: AtomicU64,
     /// Connections that the worker has been given and has not said yes or no to.
@@ -43,8 +48,29 @@ pub struct Worker {
 
 impl Worker {
     /// Puts the pieces together.
-    pub fn new(id: WorkerId, slot: usize, pid: u32, channel: Channel) -> Worker {
-        Worker { id, slot, pid, channel, seq: AtomicU64::new(0), offered: Mutex::default() }
+    pub fn new(
+        id: WorkerId,
+        slot: usize,
+        pid: u32,
+        cgroup: Option<Cgroup>,
+        channel: Channel,
+    ) -> Worker {
+        let seq = AtomicU64::new(0);
+        Worker { id, slot, pid, cgroup, channel, seq, offered: Mutex::default() }
+    }
+
+    /// The sockets that its processes have open, by inode.
+    pub fn sockets(&self) -> HashMap<u64, held::Place> {
+        let first = Pid::from_raw(self.pid as i32);
+        match &self.cgroup {
+            Some(cgroup) => held::sockets(&cgroup.processes()),
+            None => held::sockets(first.as_slice()),
+        }
+    }
+
+    /// The memory that it uses, in bytes.
+    pub fn memory(&self) -> Option<usize> {
+        memory::used(self.pid, self.cgroup.as_ref())
     }
 
     /// Gives a connection to the worker's server known by `key`.

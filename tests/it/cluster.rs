@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
@@ -123,26 +123,9 @@ impl Run {
     }
 
     fn certificate(mut self) -> Run {
-        let [key, cert] = ["key.pem", "cert.pem"]
-            .map(|name| self.folder.path().join(name).to_str().expect("an ASCII path").to_owned());
-        let made = Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
-            .args([
-                "-nodes",
-                "-days",
-                "2",
-                "-subj",
-                "/CN=localhost",
-                "-keyout",
-                &key,
-                "-out",
-                &cert,
-            ])
-            .output()
-            .expect("openssl starts");
-        assert!(made.status.success(), "{made:?}");
-        self.env.insert("TLS_KEY".into(), key);
-        self.env.insert("TLS_CERT".into(), cert);
+        let (cert, key) = certificate(self.folder.path());
+        self.env.insert("TLS_KEY".into(), key.display().to_string());
+        self.env.insert("TLS_CERT".into(), cert.display().to_string());
         self
     }
 
@@ -726,4 +709,19 @@ fn a_burst_of_upgrades_survives_a_worker_that_stands_still() {
     assert_eq!(seen["answered"], 500);
     app.wait_for("accepting");
     assert!(!app.log().contains("killed"), "{}", app.log());
+}
+
+/// A certificate for localhost that nobody has signed, and its key, as files in a folder.
+pub(crate) fn certificate(folder: &Path) -> (PathBuf, PathBuf) {
+    let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
+        .args(["-nodes", "-days", "2", "-subj", "/CN=localhost", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&cert)
+        .output()
+        .expect("openssl starts");
+    assert!(made.status.success(), "{made:?}");
+    (cert, key)
 }

@@ -75,6 +75,7 @@ fn every_key_reaches_its_place() {
     assert_eq!(config.health.http.as_deref(), Some("/healthz"));
     assert_eq!(config.stop.method, [StopMethod::Message("shutdown".into()), StopMethod::Signal(2)]);
     assert_eq!(config.stop.drain, Duration::from_secs(20));
+    assert_eq!((config.reload.surge, config.reload.disconnects_per_second), (2, 50));
     assert_eq!(config.restart.policy, RestartPolicy::OnFailure);
     assert_eq!(config.restart.backoff.0, Duration::from_millis(250));
     assert_eq!(config.restart.stop_on_exit, [0, 42]);

@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files and folders under `src/`.
-const PURE: [&str; 6] = [
+const PURE: [&str; 7] = [
     "relay/envelope.rs",
     "relay/fanout.rs",
     "route/head.rs",
     "route/table.rs",
+    "route/websocket.rs",
     "supervisor/fleet",
     "worker/wire",
 ];

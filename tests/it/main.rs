@@ -4,6 +4,7 @@ mod app;
 mod cgroup;
 mod cluster;
 mod config;
+mod drain;
 mod examples;
 mod foreground;
 mod health;

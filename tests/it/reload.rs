@@ -6,17 +6,24 @@ use std::process::{Child, Command, Output, Stdio};
 
 use crate::app::{App, Spec, js, kill, node, until};
 
-/// A load that has begun and goes on until it is ended.
-struct Load {
+/// Clients that have begun, and go on until they have seen enough or are told to end.
+pub(crate) struct Load {
     child: Child,
     lines: BufReader<std::process::ChildStdout>,
 }
 
 impl Load {
-    fn start(app: &App) -> Load {
+    /// Everything that a client may do, all the time.
+    pub(crate) fn start(app: &App) -> Load {
+        Load::of("mixed.js", &[&app.url()], &[])
+    }
+
+    /// A client of `tests/js/clients`.
+    pub(crate) fn of(script: &str, args: &[&str], env: &[(&str, &str)]) -> Load {
         let mut child = Command::new(node("node20"))
-            .arg(js().join("clients/mixed.js"))
-            .arg(app.url())
+            .arg(js().join("clients").join(script))
+            .args(args)
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -24,13 +31,18 @@ impl Load {
         let mut lines = BufReader::new(child.stdout.take().expect("piped"));
         let mut line = String::new();
         lines.read_line(&mut line).expect("text");
-        assert_eq!(line, "going\n", "{}", app.log());
+        assert_eq!(line, "going\n", "{script}");
         Load { child, lines }
     }
 
-    /// What came of every request.
-    fn end(mut self) -> serde_json::Value {
+    /// Tells them to end: what came of every request.
+    pub(crate) fn end(self) -> serde_json::Value {
         kill("TERM", self.child.id() as i32);
+        self.result()
+    }
+
+    /// What they have seen when they have seen enough.
+    pub(crate) fn result(mut self) -> serde_json::Value {
         let mut line = String::new();
         self.lines.read_line(&mut line).expect("text");
         let _ = self.child.wait();

@@ -44,6 +44,9 @@ impl fmt::Display for Generation {
 /// How a worker ends that is killed: SIGKILL.
 const KILLED: Exit = Exit::Signal(9);
 
+/// How long it may take to end what a worker has left; that bounds itself before.
+const DISCONNECT_LIMIT: Duration = Duration::from_secs(900);
+
 /// Failures in a row after which a slot is not waited for at startup.
 const STARTUP_TRIES: u32 = 3;
 
@@ -222,11 +225,11 @@ impl Fleet {
     }
 
     /// Nothing is left in a worker that is drained.
-    pub fn drained(&mut self, id: WorkerId, now: Duration) {
+    pub fn drained(&mut self, id: WorkerId) {
         if let Some(member) = self.member_mut(id)
-            && matches!(member.state, State::Draining { .. })
+            && matches!(member.state, State::Draining { .. } | State::Disconnecting { .. })
         {
-            member.state = State::Draining { until: now };
+            member.state = State::Empty;
         }
     }
 
@@ -265,7 +268,10 @@ impl Fleet {
             Some(State::Starting { .. }) => "starting",
             Some(State::Ready { .. }) => "ready",
             Some(State::Draining { .. }) => "draining",
-            Some(State::HungUp { .. } | State::Unwell | State::Stopping { .. }) => "stopping",
+            Some(State::Disconnecting { .. }) => "disconnecting",
+            Some(State::HungUp { .. } | State::Unwell | State::Empty | State::Stopping { .. }) => {
+                "stopping"
+            }
             Some(State::Killed) => "killed",
             None => "gone",
         }
@@ -365,7 +371,11 @@ impl Fleet {
                 let (way, until) = (self.policy.asks, now + self.policy.ask_timeout);
                 (State::Stopping { way, until }, Action::Kill { id, why: Why::Unwell })
             }
-            State::Draining { .. } => self.policy.ask(id, 0, now),
+            State::Draining { .. } => {
+                let until = now + DISCONNECT_LIMIT;
+                (State::Disconnecting { until }, Action::Disconnect { id })
+            }
+            State::Disconnecting { .. } | State::Empty => self.policy.ask(id, 0, now),
             State::Stopping { way, .. } => self.policy.ask(id, way + 1, now),
             State::Ready { .. } | State::Killed => unreachable!("they have no time limit"),
         };
@@ -384,7 +394,7 @@ impl Fleet {
 
     fn end_everything(&mut self, now: Duration) -> Option<Action> {
         let unasked = |m: &&Member| {
-            m.state.is_live() || matches!(m.state, State::HungUp { .. } | State::Draining { .. })
+            !matches!(m.state, State::Stopping { .. } | State::Killed | State::Unwell)
         };
         let id = self.members().find(unasked)?.id;
         let (state, action) = self.policy.ask(id, 0, now);

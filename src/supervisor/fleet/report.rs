@@ -22,6 +22,11 @@ pub enum Action {
         /// Which.
         id: WorkerId,
     },
+    /// End what a drained worker still has of its clients; say so when nothing is left.
+    Disconnect {
+        /// Which.
+        id: WorkerId,
+    },
     /// Ask a worker to stop.
     Ask {
         /// Which.

@@ -105,6 +105,7 @@ impl World {
                     self.processes.insert(id, process);
                 }
                 Action::Drain { id } => self.check_drain(id),
+                Action::Disconnect { id } => assert!(self.processes[&id].leaving, "drained first"),
                 Action::Ask { id, .. } | Action::Kill { id, .. } => {
                     self.processes.get_mut(&id).expect("nothing is asked of the dead").leaving =
                         true;
@@ -163,7 +164,7 @@ impl World {
                     self.failed_at.insert(self.processes[&id].slot, self.now);
                 }
             }
-            (8, Some(id)) => self.fleet.drained(id, self.now),
+            (8, Some(id)) => self.fleet.drained(id),
             (9, _) if !self.fleet.is_rolling() => self.begin_roll(),
             (10, _) if self.dice.roll(4) == 0 => {
                 let slots = 1 + self.dice.roll(5) as usize;

@@ -32,9 +32,16 @@ pub(super) enum State {
     },
     /// To be killed for not working.
     Unwell,
+    /// It may go on with what it has begun.
     Draining {
         until: Duration,
     },
+    /// What is left of that is being ended.
+    Disconnecting {
+        until: Duration,
+    },
+    /// Nothing is left in it.
+    Empty,
     Stopping {
         way: usize,
         until: Duration,
@@ -49,8 +56,9 @@ impl State {
             State::Starting { until }
             | State::HungUp { until, .. }
             | State::Draining { until }
+            | State::Disconnecting { until }
             | State::Stopping { until, .. } => Some(until),
-            State::Unwell => Some(Duration::ZERO),
+            State::Unwell | State::Empty => Some(Duration::ZERO),
             State::Ready { .. } | State::Killed => None,
         }
     }
@@ -62,7 +70,14 @@ impl State {
 
     /// When it ends, that is no failure.
     pub(super) fn ends_by_our_wish(self) -> bool {
-        matches!(self, State::Draining { .. } | State::Stopping { .. } | State::Killed)
+        matches!(
+            self,
+            State::Draining { .. }
+                | State::Disconnecting { .. }
+                | State::Empty
+                | State::Stopping { .. }
+                | State::Killed
+        )
     }
 }
 

@@ -154,14 +154,16 @@ fn a_roll_goes_slot_by_slot_behind_its_canary() {
     assert_eq!(fleet.deadline(MS(519)), Some(MS(520)));
     assert_eq!(steps(&mut fleet, MS(520)), [Action::Drain { id: WorkerId(1) }]);
     assert_eq!(fleet.summary().to_string(), "reloading 1/2: 2/2 workers ready, 1 leaving");
-    fleet.drained(WorkerId(1), MS(530));
+    fleet.drained(WorkerId(1));
     assert_eq!(steps(&mut fleet, MS(530)), [Action::Ask { id: WorkerId(1), way: 0 }]);
     fleet.exited(WorkerId(1), Exit::Signal(15), MS(540));
     assert_eq!(steps(&mut fleet, MS(540)), [start(1, 4)]);
     fleet.ready(WorkerId(4), MS(550));
     assert_eq!(steps(&mut fleet, MS(550)), [Action::Drain { id: WorkerId(2) }]);
     assert_eq!(fleet.take_outcome(), None, "not before the last old one is gone");
-    assert_eq!(steps(&mut fleet, MS(3_550)), [Action::Ask { id: WorkerId(2), way: 0 }]);
+    assert_eq!(steps(&mut fleet, MS(3_550)), [Action::Disconnect { id: WorkerId(2) }]);
+    fleet.drained(WorkerId(2));
+    assert_eq!(steps(&mut fleet, MS(3_555)), [Action::Ask { id: WorkerId(2), way: 0 }]);
     fleet.exited(WorkerId(2), Exit::Signal(15), MS(3_560));
     assert_eq!(steps(&mut fleet, MS(3_560)), []);
     assert_eq!(fleet.take_outcome(), Some(Outcome { generation: to, result: Ok(()) }));

@@ -33,6 +33,9 @@ const PARK: Duration = Duration::from_millis(250);
 /// How many requests may wait like that; more are routed as if their session were unknown.
 const MAX_PARKED: usize = 4096;
 
+/// A worker that is preferred gets no more than so many times its share of the load.
+const MAX_SHARE: usize = 3;
+
 /// How long a client that has been accepted may take to begin when no more are.
 const LAST_CALL: Duration = Duration::from_secs(2);
 
@@ -53,6 +56,18 @@ pub(super) struct Peer {
     pub(super) address: Option<SocketAddr>,
     /// A proxy of ours, whose forwarded headers are true.
     pub(super) trusted: bool,
+}
+
+/// What a worker is chosen for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    /// A request that another worker could do again.
+    Repeatable,
+    /// One that must not be done twice: not for a worker on trial.
+    Once,
+    /// Something that stays with its worker: rather not for one that will soon be replaced, or the
+    /// client would have to move twice.
+    Lasting,
 }
 
 /// What a reload may change.
@@ -297,12 +312,12 @@ impl Front {
     }
 
     /// The worker for a request: its session's, or else one by load. `None` when none is ready
-    /// within `[route] queue`. A request that is not `repeatable` goes to no worker on trial.
+    /// within `[route] queue`.
     pub(super) async fn choose(
         &self,
         listener: ListenerId,
         session: &Session,
-        repeatable: bool,
+        work: Work,
     ) -> Option<Arc<Upstream>> {
         let settings = self.settings();
         if settings.route.sticky
@@ -313,13 +328,13 @@ impl Front {
             return Some(upstream.clone());
         }
         let balance = settings.route.balance;
-        if let Some(upstream) = self.pick(listener, balance, repeatable) {
+        if let Some(upstream) = self.pick(listener, balance, work) {
             return Some(upstream);
         }
         let mut changes = self.workers.subscribe();
         let waiting = async {
             loop {
-                if let Some(upstream) = self.pick(listener, balance, repeatable) {
+                if let Some(upstream) = self.pick(listener, balance, work) {
                     return Some(upstream);
                 }
                 changes.changed().await.ok()?;
@@ -340,25 +355,25 @@ impl Front {
         worker.is_some_and(|id| !self.workers.borrow().iter().any(|u| u.worker.id == id))
     }
 
-    fn pick(
-        &self,
-        listener: ListenerId,
-        balance: Balance,
-        repeatable: bool,
-    ) -> Option<Arc<Upstream>> {
+    fn pick(&self, listener: ListenerId, balance: Balance, work: Work) -> Option<Arc<Upstream>> {
         let workers = self.workers.borrow();
+        let sessions = lock(&self.sessions);
+        let load = |u: &Arc<Upstream>| u.in_flight() + sessions.count(u.worker.id);
         let mut candidates: Vec<&Arc<Upstream>> =
             workers.iter().filter(|u| u.takes_new(listener)).collect();
-        if !repeatable && !candidates.iter().all(|u| u.is_on_trial()) {
-            candidates.retain(|u| !u.is_on_trial());
+        if work != Work::Repeatable {
+            prefer(&mut candidates, |u| !u.is_on_trial());
+        }
+        if work == Work::Lasting {
+            let most = MAX_SHARE * candidates.iter().map(|u| load(u)).sum::<usize>();
+            let n = candidates.len();
+            prefer(&mut candidates, |u| !u.is_to_go() && load(u) * n <= most);
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let at = match balance {
             Balance::RoundRobin => (!candidates.is_empty()).then(|| turn % candidates.len()),
             Balance::LeastLoaded => {
-                let sessions = lock(&self.sessions);
-                let load = |u: &&Arc<Upstream>| u.in_flight() + sessions.count(u.worker.id);
-                let loads: Vec<usize> = candidates.iter().map(load).collect();
+                let loads: Vec<usize> = candidates.iter().map(|u| load(u)).collect();
                 least_loaded(&loads, turn)
             }
         };
@@ -389,6 +404,13 @@ impl Front {
         let _ = tokio::time::timeout(PARK, notified).await;
         lock(&self.parked).remove(sid);
         find()
+    }
+}
+
+/// Keeps those of which it is so, unless that leaves none.
+fn prefer(candidates: &mut Vec<&Arc<Upstream>>, is_so: impl Fn(&Arc<Upstream>) -> bool) {
+    if candidates.iter().any(|u| is_so(u)) {
+        candidates.retain(|u| is_so(u));
     }
 }
 

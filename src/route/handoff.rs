@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use tokio_util::either::Either;
 
-use super::front::{Front, refuse};
+use super::front::{Front, Work, refuse};
 use super::given::Speaks;
 use super::head::Session;
 use super::upstream::ListenerId;
@@ -25,7 +25,7 @@ pub(super) async fn hand_over(
 ) {
     let mut client = client;
     for _ in 0..MAX_OFFERS {
-        let Some(upstream) = front.choose(listener, &session, false).await else { break };
+        let Some(upstream) = front.choose(listener, &session, Work::Lasting).await else { break };
         let in_flight = upstream.begin();
         let Ok(fd) = release(client) else { return };
         let Ok(inode) = rustix::fs::fstat(&fd).map(|stat| stat.st_ino) else { return };

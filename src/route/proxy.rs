@@ -16,7 +16,7 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
-use super::front::{Front, LongPoll, Peer};
+use super::front::{Front, LongPoll, Peer, Work};
 use super::head::{self, MAX_HEADERS, Session};
 use super::tunnel;
 use super::upload::Upload;
@@ -187,6 +187,12 @@ async fn send(
     request: Request<Incoming>,
 ) -> Result<(Response<Incoming>, Lease), Failure> {
     let repeatable = request.body().is_end_stream() && request.method().is_idempotent();
+    let work = match session {
+        Session::None if request.headers().contains_key(header::UPGRADE) => Work::Lasting,
+        Session::None if repeatable => Work::Repeatable,
+        Session::None => Work::Once,
+        Session::Handshake | Session::Of(_) => Work::Lasting,
+    };
     let mut repeated = false;
     let mut request = request.map(Upload::from);
     let poll = if is_poll { front.poll(session) } else { None };
@@ -202,8 +208,7 @@ async fn send(
         if is_poll && front.is_over(session) {
             return Err(Failure::SessionEnds);
         }
-        let plain = repeatable && *session == Session::None;
-        let upstream = front.choose(listener, session, plain).await.ok_or(Failure::NoWorker)?;
+        let upstream = front.choose(listener, session, work).await.ok_or(Failure::NoWorker)?;
         let in_flight = upstream.begin();
         let connected = if repeated {
             upstream.connect_anew(listener, &front.pairs).await

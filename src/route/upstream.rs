@@ -46,6 +46,8 @@ pub struct Upstream {
     draining: AtomicBool,
     /// It may yet turn out to be broken.
     on_trial: AtomicBool,
+    /// It will soon be replaced.
+    to_go: AtomicBool,
     given: Mutex<Given>,
     tunnels: Mutex<Vec<Weak<CancellationToken>>>,
     /// Something has come to its end.
@@ -82,6 +84,7 @@ impl Upstream {
             idle: Mutex::default(),
             draining: AtomicBool::new(false),
             on_trial: AtomicBool::new(false),
+            to_go: AtomicBool::new(false),
             given: Mutex::default(),
             tunnels: Mutex::default(),
             less: Notify::new(),
@@ -94,9 +97,15 @@ impl Upstream {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// While a worker is on trial it gets only what another could do again in its place.
-    pub fn set_on_trial(&self, on_trial: bool) {
+    /// While a worker is on trial it gets only what another could do again in its place; while it
+    /// is to go it gets no sessions if others can take them.
+    pub fn set_standing(&self, on_trial: bool, to_go: bool) {
         self.on_trial.store(on_trial, Ordering::Relaxed);
+        self.to_go.store(to_go, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_to_go(&self) -> bool {
+        self.to_go.load(Ordering::Relaxed)
     }
 
     /// Whether it is.

@@ -165,7 +165,7 @@ impl Supervisor {
             while self.answer_who_waits() {
                 self.take_steps();
             }
-            self.publish_trial();
+            self.publish_standing();
             match (&phase, self.fleet.startup()) {
                 (Phase::Starting, Startup::Up) => {
                     self.open_the_doors();
@@ -227,11 +227,12 @@ impl Supervisor {
         }
     }
 
-    /// Tells the front-end which workers are on trial.
-    fn publish_trial(&self) {
+    /// Tells the front-end which workers are on trial, and which will soon be replaced.
+    fn publish_standing(&self) {
         let on_trial = self.fleet.on_trial();
-        for process in self.processes.values() {
-            process.upstream.set_on_trial(on_trial == Some(process.generation));
+        for (id, process) in &self.processes {
+            let on_trial = on_trial == Some(process.generation);
+            process.upstream.set_standing(on_trial, self.fleet.is_to_go(*id));
         }
     }
 

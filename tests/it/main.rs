@@ -14,5 +14,6 @@ mod layout;
 mod raw;
 mod reload;
 mod sdbox;
+mod service;
 mod socketio;
 mod systemd;

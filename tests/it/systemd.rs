@@ -27,10 +27,14 @@ pub(crate) struct Host {
 
 /// Does the same on every systemd, one after the other.
 pub(crate) fn on_each(behaves: impl Fn(&Host)) {
-    if !require() {
-        return;
-    }
     for suite in Suite::ALL {
+        on(suite, &behaves);
+    }
+}
+
+/// Does it on one systemd.
+pub(crate) fn on(suite: Suite, behaves: impl Fn(&Host)) {
+    if require() {
         eprintln!("--- {suite:?}");
         let node = node("node20");
         let js = js();
@@ -136,7 +140,12 @@ impl Host {
 
     /// Starts clients that go on asking port 8080.
     fn load(&self, name: &'static str) -> Load<'_> {
-        let program = "/opt/node/bin/node /srv/js/clients/load.js http://127.0.0.1:8080/";
+        self.clients(name, "load.js http://127.0.0.1:8080/")
+    }
+
+    /// Starts clients of `tests/js/clients`.
+    pub(crate) fn clients(&self, name: &'static str, command: &str) -> Load<'_> {
+        let program = format!("/opt/node/bin/node /srv/js/clients/{command}");
         self.ok(&format!("systemd-run --quiet --collect --unit={name} {program}"));
         let load = Load { host: self, name };
         self.is_soon("going", || load.said().contains("going"));
@@ -144,7 +153,8 @@ impl Host {
     }
 }
 
-struct Load<'a> {
+/// Clients that go on until they are stopped.
+pub(crate) struct Load<'a> {
     host: &'a Host,
     name: &'static str,
 }
@@ -155,7 +165,7 @@ impl Load<'_> {
     }
 
     /// Stops them: how each request ended.
-    fn stop(self) -> Value {
+    pub(crate) fn stop(self) -> Value {
         self.host.ok(&format!("systemctl stop {}", self.name));
         let results =
             || self.said().lines().find_map(|line| serde_json::from_str::<Value>(line).ok());

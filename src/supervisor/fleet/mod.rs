@@ -126,6 +126,15 @@ impl Fleet {
         self.roll.as_ref().filter(|roll| roll.canary != Canary::Passed).map(|roll| roll.to)
     }
 
+    /// Whether a worker is there only until another has taken its place.
+    pub fn is_to_go(&self, id: WorkerId) -> bool {
+        let stays = |at: usize, m: &Member| !m.stale && self.target(at) == Some(m.generation);
+        let slots = self.slots.iter().enumerate();
+        !slots
+            .flat_map(|(at, slot)| slot.members().map(move |m| (at, m)))
+            .any(|(at, m)| m.id == id && stays(at, m))
+    }
+
     /// How rolls have ended since the last call.
     pub fn take_outcome(&mut self) -> Option<Outcome> {
         self.outcomes.pop_front()

@@ -34,7 +34,7 @@ run(async () => {
   const lane = async (...how) => {
     while (!stopped) {
       await ask(...how);
-      await new Promise((r) => setTimeout(r, 2));
+      await new Promise((r) => setTimeout(r, 8));
     }
   };
 
@@ -42,7 +42,10 @@ run(async () => {
   const ends = [];
   const session = async (kind, transports) => {
     const socket = io(url, { transports, forceNew: true, reconnectionDelay: 50, reconnectionDelayMax: 100 });
-    socket.on("disconnect", (why) => { if (!stopped) ends.push(`${kind}: ${why}`); });
+    socket.on("disconnect", (why, details) => {
+      const code = details?.context?.code; // of a WebSocket
+      if (!stopped) ends.push([kind + ":", why, code].filter(Boolean).join(" "));
+    });
     socket.on("connect_error", (e) => { if (!stopped) failures.push(`${kind}: ${e.message}`); });
     while (!stopped) {
       if (socket.connected) {
@@ -50,7 +53,7 @@ run(async () => {
         if (right) answered[kind] = (answered[kind] || 0) + 1;
         else if (socket.connected) failures.push(`${kind}: no answer`);
       }
-      await new Promise((r) => setTimeout(r, 10));
+      await new Promise((r) => setTimeout(r, 25));
     }
     socket.close();
   };
@@ -62,9 +65,10 @@ run(async () => {
     ...[1, 2].map(() => lane("upload", "/echo", kept, upload, (t) => t.includes(md5))),
     ...[1, 2, 3, 4].map(() => session("polling", ["polling"])),
     ...[1, 2, 3, 4].map(() => session("websocket", ["websocket"])),
+    ...[1, 2].map(() => session("upgraded", ["polling", "websocket"])),
   ];
-  while (Object.keys(answered).length < 6 && !stopped) await new Promise((r) => setTimeout(r, 20));
+  while (Object.keys(answered).length < 7 && !stopped) await new Promise((r) => setTimeout(r, 20));
   console.log("going");
   await Promise.all(work);
-  return { ok: failures.length === 0, answered, failures: tally(failures), ends: tally(ends) };
+  return { ok: failures.length === 0, answered, failures: tally(failures), ends: tally(ends), requests: Object.values(answered).reduce((a, b) => a + b, 0) };
 });

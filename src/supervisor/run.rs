@@ -230,9 +230,10 @@ impl Supervisor {
     /// Tells the front-end which workers are on trial, and which will soon be replaced.
     fn publish_standing(&self) {
         let on_trial = self.fleet.on_trial();
-        for (id, process) in &self.processes {
-            let on_trial = on_trial == Some(process.generation);
-            process.upstream.set_standing(on_trial, self.fleet.is_to_go(*id));
+        for (id, to_go) in self.fleet.standings() {
+            if let Some(process) = self.processes.get(&id) {
+                process.upstream.set_standing(on_trial == Some(process.generation), to_go);
+            }
         }
     }
 

@@ -126,13 +126,13 @@ impl Fleet {
         self.roll.as_ref().filter(|roll| roll.canary != Canary::Passed).map(|roll| roll.to)
     }
 
-    /// Whether a worker is there only until another has taken its place.
-    pub fn is_to_go(&self, id: WorkerId) -> bool {
-        let stays = |at: usize, m: &Member| !m.stale && self.target(at) == Some(m.generation);
-        let slots = self.slots.iter().enumerate();
-        !slots
-            .flat_map(|(at, slot)| slot.members().map(move |m| (at, m)))
-            .any(|(at, m)| m.id == id && stays(at, m))
+    /// All workers, and whether each is there only until another has taken its place.
+    pub fn standings(&self) -> impl Iterator<Item = (WorkerId, bool)> {
+        self.slots.iter().enumerate().flat_map(|(at, slot)| {
+            let target = self.target(at);
+            let stays = move |m: &Member| !m.stale && target == Some(m.generation);
+            slot.members().map(move |m| (m.id, !stays(m)))
+        })
     }
 
     /// How rolls have ended since the last call.

@@ -20,10 +20,13 @@ build: ## Build the two programs
 test: test-setup ## Run every test, those under a real systemd included
 	cargo nextest run --locked
 
-test-setup: ## Install what the tests need: Debian packages, npm packages, cargo-nextest
+test-setup: ## Install what the tests need: Debian, npm and pip packages, cargo-nextest
 	$(PACKAGES) cc:gcc node:nodejs npm:npm mmdebstrap:mmdebstrap chromium:chromium \
 		openssl:openssl ip:iproute2 setpriv:util-linux flock:util-linux python3:python3
 	npm ci --prefix tests/js --no-fund --no-audit
+	python3 -c 'import ensurepip' 2>/dev/null || $(PACKAGES) ensurepip:python3-venv
+	python3 -m venv tests/py/.venv
+	tests/py/.venv/bin/pip install --quiet --disable-pip-version-check -r tests/py/requirements.txt
 	for app in chat sticky get-started; do npm ci --prefix examples/$$app --no-fund --no-audit || exit 1; done
 	cargo nextest --version >/dev/null 2>&1 || cargo install cargo-nextest --locked
 
@@ -45,4 +48,4 @@ deny: ## Licences, sources and duplicates of dependencies
 
 clean: ## Remove what was built and installed here
 	cargo clean
-	rm -rf tests/js/node_modules examples/*/node_modules
+	rm -rf tests/js/node_modules tests/py/.venv examples/*/node_modules

@@ -189,6 +189,18 @@ pub fn release(client: Client) -> io::Result<OwnedFd> {
 #[derive(Debug)]
 pub struct OwnPath(PathBuf);
 
+impl OwnPath {
+    /// A path that nobody else uses.
+    pub fn new(path: PathBuf) -> OwnPath {
+        OwnPath(path)
+    }
+
+    /// The path.
+    pub fn as_path(&self) -> &Path {
+        &self.0
+    }
+}
+
 impl Drop for OwnPath {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);

@@ -1,5 +1,6 @@
 //! `cohortd`: the supervisor of one app, under systemd (`serve`) or in the foreground (`run`).
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,6 +10,7 @@ use cohortd::control::Control;
 use cohortd::listen::{self, Inherited, Socket};
 use cohortd::supervisor::{self, Handle, Output, RunError};
 use cohortd::worker::cgroup::Delegated;
+use cohortd::worker::spawn;
 use cohortd::{exit, log, systemd};
 
 /// PM2's cluster mode, done by systemd: runs, routes to and relays between the workers of one app.
@@ -31,6 +33,13 @@ enum Command {
         /// The app's configuration
         file: PathBuf,
     },
+    /// Become a worker's program
+    #[command(name = spawn::EXEC, hide = true)]
+    Exec {
+        /// The program and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
     /// What the service does after its end (ExecStopPost=)
     #[command(hide = true)]
     PostStop {
@@ -44,6 +53,7 @@ fn main() -> ExitCode {
     match arguments.command {
         Command::Run { file } => run(&file, Output::Prefixed),
         Command::Serve { file } => run(&file, Output::Inherit),
+        Command::Exec { command } => exit::failed(&spawn::exec(&command)),
         Command::PostStop { app } => post_stop(&app),
     }
 }

@@ -11,7 +11,7 @@ use super::error::{ConfigError, nearest};
 use super::file::{self, Count, Env, File, Text};
 use super::value::{self, Listen, Network};
 use super::{
-    Balance, Config, Health, Limits, Memory, OnHang, Ready, ReadyWhen, Reload, Restart,
+    Balance, Config, Health, Kind, Limits, Memory, OnHang, Ready, ReadyWhen, Reload, Restart,
     RestartPolicy, Route, Stop, StopMethod, app_name, is_app_name,
 };
 use crate::worker::wire::Framing;
@@ -61,12 +61,16 @@ impl Check<'_> {
             Some(text) => folder.join(text.as_ref()),
             None => folder,
         };
+        let words = [("node", Kind::Node), ("socket", Kind::Socket), ("job", Kind::Job)];
+        let kind = self.word(&raw.kind, &words)?.unwrap_or(Kind::Node);
+        self.fits(&raw, kind)?;
         Ok(Config {
             app,
+            kind,
             file: self.file.to_owned(),
             exec: self.exec(&raw.exec)?,
             directory,
-            listen: self.listen(&raw.listen)?,
+            listen: self.listen(&raw.listen, kind)?,
             workers: self.workers(&raw.workers)?,
             framing: self
                 .word(
@@ -75,7 +79,7 @@ impl Check<'_> {
                 )?
                 .unwrap_or_default(),
             profile: self.profile(&raw)?,
-            ready: self.ready(&raw.ready)?,
+            ready: self.ready(&raw.ready, kind)?,
             health: self.health(&raw.health)?,
             stop: self.stop(&raw.stop)?,
             reload: self.reload(&raw.reload)?,
@@ -103,7 +107,6 @@ impl Check<'_> {
             }
         }
         // A word that ends in a colon stands for everything that begins with it.
-        self.choice("kind", &raw.kind, &["node"], &["socket", "job"])?;
         self.choice("route.protocol", &raw.route.protocol, &["http"], &["tcp"])?;
         let later = ["ip", "cookie:", "header:"];
         self.choice("route.sticky", &raw.route.sticky, &["auto", "off"], &later)?;
@@ -187,8 +190,8 @@ impl Check<'_> {
         }
     }
 
-    fn listen(&self, listen: &[Text]) -> Checked<Vec<Listen>> {
-        if listen.is_empty() {
+    fn listen(&self, listen: &[Text], kind: Kind) -> Checked<Vec<Listen>> {
+        if listen.is_empty() && kind != Kind::Job {
             return Err(ConfigError::of_file(
                 self.file,
                 "listen is missing: listen = [\"8080\"] for a port, [\"/run/myapp.sock\"] for a path",
@@ -228,18 +231,52 @@ impl Check<'_> {
         }
     }
 
-    fn ready(&self, raw: &file::Ready) -> Checked<Ready> {
-        let when = self.parsed(&raw.when, ReadyWhen::Listening, |text| match text {
-            "auto" | "listening" => Ok(ReadyWhen::Listening),
-            "message" => Ok(ReadyWhen::Message),
-            "notify" => Ok(ReadyWhen::Notify),
-            _ => match text.strip_prefix("http:") {
-                Some(path) => value::http_path(path).map(ReadyWhen::Http),
-                None => Err(format!(
-                    "expected \"auto\", \"listening\", \"message\", \"notify\" or \"http:/path\", \
-                     found \"{text}\""
-                )),
-            },
+    /// Refuses what means nothing to workers of this kind.
+    fn fits(&self, raw: &File, kind: Kind) -> Checked<()> {
+        let refuse = |span: Range<usize>, key: &str, why: &str| {
+            self.error(span, format!("{key} means nothing to workers of this kind: {why}"))
+        };
+        if let Some(text) = raw.serialization.as_ref().filter(|_| kind != Kind::Node) {
+            return refuse(text.span(), "serialization", "they have no IPC channel");
+        }
+        if kind == Kind::Job {
+            if let Some(text) = raw.listen.first() {
+                return refuse(text.span(), "listen", "a job has no socket");
+            }
+            if let Some(text) = &raw.health.http {
+                return refuse(text.span(), "health.http", "a job has no socket");
+            }
+        }
+        Ok(())
+    }
+
+    fn ready(&self, raw: &file::Ready, kind: Kind) -> Checked<Ready> {
+        let words: &[(&str, ReadyWhen)] = match kind {
+            Kind::Node => &[
+                ("auto", ReadyWhen::Serving),
+                ("listening", ReadyWhen::Serving),
+                ("message", ReadyWhen::Message),
+                ("notify", ReadyWhen::Notify),
+            ],
+            Kind::Socket | Kind::Job => {
+                &[("auto", ReadyWhen::Serving), ("notify", ReadyWhen::Notify)]
+            }
+        };
+        let when = self.parsed(&raw.when, ReadyWhen::Serving, |text| {
+            let known = words.iter().find(|(word, _)| *word == text);
+            match (known, text.strip_prefix("http:")) {
+                (Some((_, when)), _) => Ok(when.clone()),
+                (None, Some(path)) if kind != Kind::Job => {
+                    value::http_path(path).map(ReadyWhen::Http)
+                }
+                _ => {
+                    let names = words.iter().map(|(word, _)| *word);
+                    let path = (kind != Kind::Job).then_some("http:/path");
+                    let names: Vec<String> =
+                        names.chain(path).map(|name| format!("\"{name}\"")).collect();
+                    Err(format!("expected {}, found \"{text}\"", names.join(" or ")))
+                }
+            }
         })?;
         Ok(Ready { when, timeout: self.duration(&raw.timeout, Duration::from_secs(30))? })
     }

@@ -34,6 +34,8 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// `workers`: how many. Default `"auto"`: the processors that this process may use.
     pub workers: usize,
+    /// `kind`: how workers are spoken to. Default `node`.
+    pub kind: Kind,
     /// `serialization`: the framing of the workers' IPC. Default `advanced`.
     pub framing: Framing,
     /// `use_profile`: the name of the handle unit's instance. Default `cluster`.
@@ -58,6 +60,17 @@ pub struct Config {
     pub env: BTreeMap<String, String>,
 }
 
+/// How workers are spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Node's own cluster protocol, over IPC.
+    Node,
+    /// Any language: a listening socket as descriptor 3, as systemd hands it over.
+    Socket,
+    /// No socket at all: it is only kept running.
+    Job,
+}
+
 /// When a worker can be sent requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ready {
@@ -71,8 +84,8 @@ pub struct Ready {
 /// What makes a worker ready that serves what it has to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReadyWhen {
-    /// `"auto"`, `"listening"`: that it does.
-    Listening,
+    /// `"auto"`, and `"listening"` for Node: that it does.
+    Serving,
     /// `"message"`: `process.send("ready")`.
     Message,
     /// `"notify"`: `READY=1` on the worker's own `NOTIFY_SOCKET`.

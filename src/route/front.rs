@@ -81,6 +81,7 @@ struct Settings {
 #[derive(Debug)]
 pub struct Front {
     settings: Mutex<Arc<Settings>>,
+    hands_over: bool,
     pub(super) pairs: Pairs,
     workers: watch::Sender<Vec<Arc<Upstream>>>,
     sessions: Mutex<Sessions>,
@@ -97,12 +98,13 @@ pub struct Front {
 }
 
 impl Front {
-    /// A front-end that knows no worker yet.
+    /// A front-end that knows no worker yet; `hands_over`: workers can be given connections.
     ///
     /// # Errors
     /// The private listener could not be opened.
-    pub fn new(route: Route, limits: Limits) -> io::Result<Front> {
+    pub fn new(route: Route, limits: Limits, hands_over: bool) -> io::Result<Front> {
         Ok(Front {
+            hands_over,
             settings: Mutex::new(Arc::new(Settings { route, limits })),
             pairs: Pairs::new()?,
             workers: watch::Sender::default(),
@@ -295,13 +297,14 @@ impl Front {
             () = self.last_call() => return,
         };
         match opening {
-            Ok(Ok(Opening::Upgrade(session))) => {
+            // One that can't be handed over is tunnelled.
+            Ok(Ok(Opening::Upgrade(session))) if self.hands_over => {
                 handoff::hand_over(&self, listener, client, session, Speaks::WebSocket).await;
             }
             Ok(Ok(Opening::Whole)) => {
                 handoff::hand_over(&self, listener, client, Session::None, Speaks::Other).await;
             }
-            Ok(Ok(Opening::Request)) => {
+            Ok(Ok(Opening::Request | Opening::Upgrade(_))) => {
                 let limits = &settings.limits;
                 proxy::serve(self.clone(), listener, client, peer, limits, &self.stop).await;
             }

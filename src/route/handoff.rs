@@ -1,5 +1,6 @@
 //! Handing a client's connection to a worker. Nothing of it has been read, so it can be offered to
-//! one worker after the other until one takes it.
+//! one worker after the other until one takes it. Where it can't be handed over, its bytes are
+//! carried.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,6 +10,7 @@ use tokio_util::either::Either;
 use super::front::{Front, Work, refuse};
 use super::given::Speaks;
 use super::head::Session;
+use super::tunnel;
 use super::upstream::ListenerId;
 use crate::listen::{Client, release};
 
@@ -27,6 +29,15 @@ pub(super) async fn hand_over(
     for _ in 0..MAX_OFFERS {
         let Some(upstream) = front.choose(listener, &session, Work::Lasting).await else { break };
         let in_flight = upstream.begin();
+        if let Some(connected) = upstream.connect_private().await {
+            let Ok(worker) = connected else { continue };
+            let close = upstream.open_tunnel();
+            let stop = front.stopping();
+            return tokio::select! {
+                () = tunnel::carry_unread(client, worker, &close) => {}
+                () = stop.cancelled() => {}
+            };
+        }
         let Ok(fd) = release(client) else { return };
         let Ok(inode) = rustix::fs::fstat(&fd).map(|stat| stat.st_ino) else { return };
         let Err(fd) = upstream.hand_over(listener, fd).await else {

@@ -23,6 +23,18 @@ pub(super) async fn carry(
     let _ = copy_bidirectional(&mut client, &mut worker).await;
 }
 
+/// Carries bytes that only the two ends can read, until either ends or `close` comes.
+pub(super) async fn carry_unread(
+    mut client: impl AsyncRead + AsyncWrite + Unpin,
+    mut worker: impl AsyncRead + AsyncWrite + Unpin,
+    close: &CancellationToken,
+) {
+    tokio::select! {
+        _ = copy_bidirectional(&mut client, &mut worker) => {}
+        () = close.cancelled() => {}
+    }
+}
+
 /// The worker's side.
 struct Closing<S> {
     inner: S,

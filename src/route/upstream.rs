@@ -4,14 +4,17 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
 use tokio::sync::Notify;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::given::{Connection, Given, Speaks};
@@ -19,6 +22,10 @@ use super::head::MAX_HEADERS;
 use super::pair::Pairs;
 use super::upload::Upload;
 use crate::worker::Worker;
+
+/// How often, and how long apart, a worker with a full queue is tried.
+const CONNECT_TRIES: usize = 100;
+const CONNECT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Which of the app's listening sockets, counted from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +38,8 @@ enum Door {
     Server(String),
     /// To @socket.io/sticky, which serves whatever nothing else listens on.
     Sticky,
+    /// To its private socket. Nothing can be handed over there.
+    Private(PathBuf),
 }
 
 /// A worker that requests can be sent to.
@@ -40,6 +49,7 @@ pub struct Upstream {
     pub worker: Arc<Worker>,
     servers: Mutex<HashMap<ListenerId, String>>,
     sticky: AtomicBool,
+    private: OnceLock<PathBuf>,
     in_flight: AtomicUsize,
     idle: Mutex<Vec<Idle>>,
     /// New work goes elsewhere.
@@ -80,6 +90,7 @@ impl Upstream {
             worker,
             servers: Mutex::default(),
             sticky: AtomicBool::new(false),
+            private: OnceLock::new(),
             in_flight: AtomicUsize::new(0),
             idle: Mutex::default(),
             draining: AtomicBool::new(false),
@@ -184,12 +195,20 @@ impl Upstream {
         self.sticky.store(true, Ordering::Relaxed);
     }
 
+    /// The worker takes connections at its private socket.
+    pub fn open_private(&self, path: PathBuf) {
+        self.private.get_or_init(|| path);
+    }
+
     /// Whether the worker can serve this listener.
     pub fn serves(&self, listener: ListenerId) -> bool {
         self.door(listener).is_some()
     }
 
     fn door(&self, listener: ListenerId) -> Option<Door> {
+        if let Some(path) = self.private.get() {
+            return Some(Door::Private(path.clone()));
+        }
         let server = lock(&self.servers).get(&listener).cloned().map(Door::Server);
         server.or_else(|| self.sticky.load(Ordering::Relaxed).then_some(Door::Sticky))
     }
@@ -212,8 +231,13 @@ impl Upstream {
         match self.door(listener) {
             Some(Door::Server(key)) => self.worker.give_to_server(&key, fd).await,
             Some(Door::Sticky) => self.worker.give_to_sticky(fd).await,
-            None => Err(fd),
+            Some(Door::Private(_)) | None => Err(fd),
         }
+    }
+
+    /// A connection to its private socket, if it has one: for what can't be handed over.
+    pub(super) async fn connect_private(&self) -> Option<io::Result<UnixStream>> {
+        Some(connect(self.private.get()?).await)
     }
 
     /// A connection to the worker for one request: one that waits, or a new one.
@@ -234,6 +258,9 @@ impl Upstream {
         listener: ListenerId,
         pairs: &Pairs,
     ) -> io::Result<SendRequest<Upload>> {
+        if let Some(connected) = self.connect_private().await {
+            return speak(connected?).await;
+        }
         let (ours, theirs) = pairs.open().await?;
         self.hand_over(listener, theirs)
             .await
@@ -266,7 +293,20 @@ impl Upstream {
     }
 }
 
-async fn speak(connection: TcpStream) -> io::Result<SendRequest<Upload>> {
+/// A worker that has not accepted for long has a full queue, which the kernel reports at once.
+async fn connect(path: &Path) -> io::Result<UnixStream> {
+    for _ in 0..CONNECT_TRIES {
+        match UnixStream::connect(path).await {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => sleep(CONNECT_PAUSE).await,
+            result => return result,
+        }
+    }
+    Err(io::ErrorKind::TimedOut.into())
+}
+
+async fn speak(
+    connection: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> io::Result<SendRequest<Upload>> {
     let (sender, connection) = http1::Builder::new()
         .max_headers(MAX_HEADERS)
         .preserve_header_case(true)

@@ -1,5 +1,5 @@
-//! Is a worker well? Its event loop is asked over IPC, which needs no code of the app, and the app
-//! itself by HTTP.
+//! Is a worker well? Node's event loop is asked over IPC, which needs no code of the app, the app
+//! itself by HTTP; any other worker may send `WATCHDOG=1`.
 
 use std::fmt;
 use std::time::Duration;
@@ -26,6 +26,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 pub(super) enum Ill {
     /// Its event loop has stood still for so long.
     Hangs(Duration),
+    /// It has not sent `WATCHDOG=1` for so long.
+    Silent(Duration),
     /// A request of ours went wrong.
     Check {
         /// What was asked for.
@@ -43,6 +45,9 @@ impl fmt::Display for Ill {
             Ill::Hangs(time) => {
                 write!(f, "its event loop has stood still for {:.1} s", time.as_secs_f64())
             }
+            Ill::Silent(time) => {
+                write!(f, "it has not sent WATCHDOG=1 for {:.1} s", time.as_secs_f64())
+            }
             Ill::Check { path, answer, times: 1 } => write!(f, "GET {path}: {answer}"),
             Ill::Check { path, answer, times } => {
                 write!(f, "GET {path}: {answer}, {times} times in a row")
@@ -59,17 +64,31 @@ pub(super) async fn event_loop(worker: &Worker, limit: Duration, ready: &Notify)
     ready.notified().await;
     loop {
         sleep(PING_EVERY.min(limit / STEPS)).await;
-        let asked = Instant::now();
-        let answer = worker.answers();
-        tokio::pin!(answer);
-        let mut step = 0;
-        while timeout(limit / STEPS, &mut answer).await.is_err() {
-            step += 1;
-            if step == STEPS {
-                return Ill::Hangs(asked.elapsed());
-            }
+        if let Err(silence) = within(limit, worker.answers()).await {
+            return Ill::Hangs(silence);
         }
     }
+}
+
+/// Ends when a worker has not said for `limit` that it is alive.
+pub(super) async fn watchdog(alive: &Notify, limit: Duration) -> Ill {
+    loop {
+        if let Err(silence) = within(limit, alive.notified()).await {
+            return Ill::Silent(silence);
+        }
+    }
+}
+
+/// Waits for something for so long; how long it was when it did not come.
+async fn within(limit: Duration, what: impl Future<Output = ()>) -> Result<(), Duration> {
+    let begun = Instant::now();
+    tokio::pin!(what);
+    for _ in 0..STEPS {
+        if timeout(limit / STEPS, &mut what).await.is_ok() {
+            return Ok(());
+        }
+    }
+    Err(begun.elapsed())
 }
 
 /// The paths that a worker has to answer well before it is ready.

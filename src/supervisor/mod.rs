@@ -4,6 +4,7 @@
 pub mod fleet;
 mod handle;
 mod health;
+mod node;
 mod output;
 mod process;
 mod release;

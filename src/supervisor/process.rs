@@ -1,11 +1,9 @@
-//! A running worker process and the tasks that belong to it: they write to it, read from it, ask
-//! whether it is ready, and wait for its end. What they learn becomes an [`Event`].
+//! A running worker process and the tasks that belong to it: they speak to it, ask whether it is
+//! ready and well, and wait for its end. What they learn becomes an [`Event`].
 
-use std::borrow::Cow;
-use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -15,17 +13,18 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::fleet::{Exit, Generation};
 use super::health::{self, Ill};
+use super::node;
 use super::output::Printer;
 use super::release::Release;
 use crate::config::{Config, Health, ReadyWhen};
+use crate::listen::OwnPath;
 use crate::relay::Relay;
 use crate::route::{Front, Upstream};
 use crate::worker::cgroup::{Cgroup, Delegated};
 use crate::worker::channel::{Channel, ChannelError};
 use crate::worker::notify::{Notice, NotifySocket};
-use crate::worker::spawn::{SpawnError, spawn};
-use crate::worker::wire::cluster::{Query, Request};
-use crate::worker::wire::{Framing, Incoming};
+use crate::worker::spawn::{Interface, SpawnError, spawn};
+use crate::worker::wire::cluster::Query;
 use crate::worker::{Worker, WorkerId, memory, probe};
 
 /// Something has happened to a worker.
@@ -41,6 +40,12 @@ pub(super) enum Event {
     Leaving(u64),
     /// It serves connections by @socket.io/sticky.
     StickyAnswers,
+    /// It serves its private socket, or has none to serve.
+    Serves,
+    /// It is about to end.
+    Stopping,
+    /// It is alive.
+    Alive,
     /// It says that it is ready.
     SaysReady,
     /// It says how it is.
@@ -63,21 +68,8 @@ pub(super) enum Event {
 
 pub(super) type Events = mpsc::UnboundedSender<(WorkerId, Event)>;
 
-/// When to ask a worker that has said nothing whether @socket.io/sticky is there, each time since
-/// the last. An app that has the package installed is asked from the first on, any other only when
-/// it has had the time to listen: it sees a message that is not meant for it.
-const PROBES: [Duration; 5] = [
-    Duration::from_millis(300),
-    Duration::from_secs(1),
-    Duration::from_secs(3),
-    Duration::from_secs(9),
-    Duration::from_secs(27),
-];
-const PROBES_OF_STRANGERS: &[Duration] = PROBES.split_at(2).1;
-
-/// When a cluster adapter has spoken it is a Socket.IO server, which may not be set up yet.
-const EAGER_PROBE: Duration = Duration::from_millis(50);
-const EAGER_PROBES: usize = 40;
+/// What has run for so long has not failed to start.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// SIGKILL, as an exit status has it.
 const KILL: i32 = Signal::KILL.as_raw();
@@ -101,6 +93,11 @@ pub(super) struct Process {
     checks: Checks,
     /// It is ready: its event loop is watched from now on.
     ready: Arc<Notify>,
+    /// Where its private socket listens.
+    private: Option<OwnPath>,
+    /// It has said that it is alive.
+    alive: Arc<Notify>,
+    is_watched: bool,
     /// Tasks that end with it.
     tasks: Vec<AbortOnDropHandle<()>>,
     probing: Option<AbortOnDropHandle<()>>,
@@ -133,27 +130,19 @@ impl Process {
         let pid = pid.expect("a child that nobody has waited for has a pid");
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
             .map_err(|e| SpawnError::Channel(e.into()))?;
-        let channel = Channel::new(spawned.channel, plan.framing).map_err(SpawnError::Channel)?;
+        let channel = match (spawned.channel, plan.interface) {
+            (Some(stream), Interface::Node(framing)) => Some(Channel::new(stream, framing)),
+            _ => None,
+        };
+        let channel = channel.transpose().map_err(SpawnError::Channel)?;
         let number = pid.as_raw_nonzero().get() as u32;
         let worker = Arc::new(Worker::new(id, slot, number, spawned.cgroup, channel));
         let upstream = Arc::new(Upstream::new(worker.clone()));
         if let Some(printer) = printer {
             printer.print(&mut child, slot);
         }
-        shared.relay.join(&worker);
-
-        let adapter_spoke = Arc::new(Notify::new());
-        tokio::spawn({
-            let worker = worker.clone();
-            async move { worker.write().await }
-        });
-        let says_ready = config.ready.when == ReadyWhen::Message;
-        tokio::spawn(read(worker.clone(), shared.clone(), adapter_spoke.clone(), says_ready));
         let hearing = spawned.notify.map(|socket| own(hear(socket, id, shared.clone())));
         tokio::spawn(wait(child, pid, worker.clone(), shared.events.clone()));
-        let known = probe::has_sticky_package(&plan.directory);
-        let probes = if known { &PROBES } else { PROBES_OF_STRANGERS };
-        let probing = ask_for_sticky(upstream.clone(), shared.clone(), adapter_spoke, probes);
         let mut process = Process {
             status: None,
             not_yet: None,
@@ -161,27 +150,86 @@ impl Process {
             checks: Checks::Due(health::before_ready(config)),
             ready: Arc::default(),
             tasks: hearing.into_iter().collect(),
-            probing: Some(own(probing)),
+            probing: None,
+            private: spawned.private,
+            alive: Arc::default(),
+            is_watched: false,
             draining: None,
             worker,
             upstream,
             generation,
             pidfd,
         };
-        process.watch_event_loop(config.health.event_loop, shared);
+        match plan.interface {
+            Interface::Node(_) => process.speak_node(config, &plan.directory, shared),
+            Interface::Socket => process.ask_socket(&config.ready.when, shared),
+            Interface::None => process.settle(shared),
+        }
         process.watch_memory(config.memory.recycle_at, shared);
         Ok(process)
     }
 
-    fn watch_event_loop(&mut self, limit: Duration, shared: &Shared) {
-        if limit.is_zero() {
-            return;
+    /// It has IPC: reads and writes that, and asks whether @socket.io/sticky serves.
+    fn speak_node(&mut self, config: &Config, directory: &Path, shared: &Shared) {
+        let worker = self.worker.clone();
+        shared.relay.join(&worker);
+        let adapter_spoke = Arc::new(Notify::new());
+        let says_ready = config.ready.when == ReadyWhen::Message;
+        tokio::spawn({
+            let worker = worker.clone();
+            async move { worker.write().await }
+        });
+        tokio::spawn(node::read(worker.clone(), shared.clone(), adapter_spoke.clone(), says_ready));
+        let probes = node::probes(directory);
+        let upstream = self.upstream.clone();
+        let asking = node::ask_for_sticky(upstream, shared.clone(), adapter_spoke, probes);
+        self.probing = Some(own(asking));
+        let limit = config.health.event_loop;
+        if !limit.is_zero() {
+            let (ready, shared) = (self.ready.clone(), shared.clone());
+            self.tasks.push(own(async move {
+                let ill = health::event_loop(&worker, limit, &ready).await;
+                shared.tell(worker.id, Event::Ill(ill));
+            }));
         }
-        let (worker, ready, shared) = (self.worker.clone(), self.ready.clone(), shared.clone());
-        self.tasks.push(own(async move {
-            let ill = health::event_loop(&worker, limit, &ready).await;
-            shared.tell(worker.id, Event::Ill(ill));
+    }
+
+    /// It has a private socket: asks until somebody answers there, unless it says so itself.
+    fn ask_socket(&mut self, when: &ReadyWhen, shared: &Shared) {
+        let Some(path) = self.private.as_ref().map(|path| path.as_path().to_owned()) else {
+            return;
+        };
+        let (upstream, shared) = (self.upstream.clone(), shared.clone());
+        let by_answer = *when == ReadyWhen::Serving;
+        self.probing = Some(own(async move {
+            if by_answer {
+                probe::until_answered(&path).await;
+            }
+            upstream.open_private(path);
+            shared.tell(upstream.worker.id, Event::Serves);
         }));
+    }
+
+    /// It has no socket: it serves when it has not ended at once.
+    fn settle(&mut self, shared: &Shared) {
+        let (id, shared) = (self.worker.id, shared.clone());
+        self.probing = Some(own(async move {
+            tokio::time::sleep(SETTLED).await;
+            shared.tell(id, Event::Serves);
+        }));
+    }
+
+    /// It is alive. From the first time on it has to say so again and again, within `limit`.
+    pub(super) fn is_alive(&mut self, limit: Duration, shared: &Shared) {
+        self.alive.notify_one();
+        if !self.is_watched && !limit.is_zero() {
+            self.is_watched = true;
+            let (id, alive, shared) = (self.worker.id, self.alive.clone(), shared.clone());
+            self.tasks.push(own(async move {
+                let ill = health::watchdog(&alive, limit).await;
+                shared.tell(id, Event::Ill(ill));
+            }));
+        }
     }
 
     fn watch_memory(&mut self, recycle_at: Option<usize>, shared: &Shared) {
@@ -300,49 +348,10 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    fn tell(&self, id: WorkerId, event: Event) {
+    pub(super) fn tell(&self, id: WorkerId, event: Event) {
         // Nobody listens any more when the supervisor has ended.
         let _ = self.events.send((id, event));
     }
-}
-
-async fn read(worker: Arc<Worker>, shared: Shared, adapter_spoke: Arc<Notify>, says_ready: bool) {
-    let spoke = AtomicBool::new(false);
-    let awaited = AtomicBool::new(says_ready);
-    let ended = worker
-        .read(|message, frame| match message {
-            Incoming::Adapter(packet) => {
-                shared.relay.forward(&worker, packet, frame);
-                if !spoke.swap(true, Ordering::Relaxed) {
-                    adapter_spoke.notify_one();
-                }
-            }
-            Incoming::SessionOpened(sid) => shared.front.session_opened(sid, worker.id, None),
-            Incoming::SessionClosed(sid) => shared.front.session_closed(sid, worker.id),
-            Incoming::Cluster => match Request::read(worker.framing(), frame) {
-                Ok(request) => cluster(&worker, &shared, request),
-                Err(error) => {
-                    tracing::warn!(worker = worker.id.0, %error, "an unreadable cluster message");
-                }
-            },
-            Incoming::App
-                if awaited.load(Ordering::Relaxed) && is_ready(worker.framing(), frame) =>
-            {
-                awaited.store(false, Ordering::Relaxed);
-                shared.tell(worker.id, Event::SaysReady);
-            }
-            _ => {} // the app's own
-        })
-        .await;
-    // At once, not when the process has been waited for: others wait for its answers.
-    shared.relay.leave(worker.id);
-    shared.front.remove(worker.id);
-    shared.tell(worker.id, Event::HungUp(ended));
-}
-
-/// `process.send("ready")`, as PM2's `wait_ready` has it.
-fn is_ready(framing: Framing, frame: &[u8]) -> bool {
-    framing.decode::<Cow<'_, str>>(frame).is_ok_and(|word| word == "ready")
 }
 
 async fn hear(socket: NotifySocket, id: WorkerId, shared: Shared) {
@@ -351,26 +360,13 @@ async fn hear(socket: NotifySocket, id: WorkerId, shared: Shared) {
             id,
             match notice {
                 Notice::Ready => Event::SaysReady,
+                Notice::Stopping => Event::Stopping,
+                Notice::Alive => Event::Alive,
                 Notice::Status(text) => Event::Status(text),
             },
         );
     };
     socket.hear(on).await;
-}
-
-fn cluster(worker: &Worker, shared: &Shared, request: Request) {
-    let event = match request {
-        Request::Online => return,
-        Request::QueryServer(query) => Event::Query(query),
-        Request::Listening { port } => Event::Listening(port),
-        Request::Close { key } => Event::Close(key),
-        Request::ExitedAfterDisconnect { seq } => Event::Leaving(seq),
-        Request::Unknown(act) => {
-            tracing::debug!(worker = worker.id.0, act, "a cluster message of an unknown kind");
-            return;
-        }
-    };
-    shared.tell(worker.id, event);
 }
 
 async fn wait(mut child: Child, group: Pid, worker: Arc<Worker>, events: Events) {
@@ -392,50 +388,5 @@ async fn wait(mut child: Child, group: Pid, worker: Arc<Worker>, events: Events)
     if let Some(cgroup) = cgroup {
         cgroup.kill();
         cgroup.remove().await;
-    }
-}
-
-/// Asks until @socket.io/sticky answers, often once a cluster adapter has spoken.
-async fn ask_for_sticky(
-    upstream: Arc<Upstream>,
-    shared: Shared,
-    adapter_spoke: Arc<Notify>,
-    probes: &[Duration],
-) {
-    let worker = &upstream.worker;
-    let ask = async || -> io::Result<()> {
-        let (ours, theirs) = shared.front.open_pair().await?;
-        worker
-            .give_to_sticky(theirs)
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
-        probe::ask(ours).await
-    };
-    let answered = async {
-        for &pause in probes {
-            // The question stays open until the next: Node keeps messages for a listener to come.
-            tokio::time::sleep(pause).await;
-            if let Ok(Ok(())) = tokio::time::timeout(pause * 3, ask()).await {
-                return true;
-            }
-        }
-        false
-    };
-    let eagerly = async {
-        adapter_spoke.notified().await;
-        for _ in 0..EAGER_PROBES {
-            if let Ok(Ok(())) = tokio::time::timeout(EAGER_PROBE * 20, ask()).await {
-                return true;
-            }
-            tokio::time::sleep(EAGER_PROBE).await;
-        }
-        false
-    };
-    let found = tokio::select! {
-        found = answered => found,
-        true = eagerly => true,
-    };
-    if found {
-        shared.tell(worker.id, Event::StickyAnswers);
     }
 }

@@ -5,9 +5,9 @@ use std::ffi::OsString;
 
 use super::Output;
 use super::fleet::Policy;
-use crate::config::{Config, ReadyWhen};
+use crate::config::{Config, Kind, ReadyWhen};
 use crate::worker::cgroup::Limits;
-use crate::worker::spawn::Plan;
+use crate::worker::spawn::{Interface, Plan};
 
 /// What one reading of the configuration started.
 #[derive(Debug)]
@@ -60,7 +60,9 @@ fn plan(config: &Config, output: Output) -> Plan {
     };
     let mut env: BTreeMap<OsString, OsString> =
         std::env::vars_os().filter(|(name, _)| !ours_alone(name)).collect();
-    if let Some(port) = config.listen.iter().find_map(|on| on.port()) {
+    let is_node = config.kind == Kind::Node;
+    // Only Node asks us for the port, which is taken.
+    if let Some(port) = config.listen.iter().find_map(|on| on.port()).filter(|_| is_node) {
         env.insert("PORT".into(), port.to_string().into());
     }
     env.extend(config.env.iter().map(|(name, value)| (name.into(), value.into())));
@@ -68,10 +70,16 @@ fn plan(config: &Config, output: Output) -> Plan {
         app: config.app.clone(),
         exec: config.exec.clone(),
         directory: config.directory.clone(),
-        framing: config.framing,
+        interface: match config.kind {
+            Kind::Node => Interface::Node(config.framing),
+            Kind::Socket => Interface::Socket,
+            Kind::Job => Interface::None,
+        },
         env,
         memory: Limits { high: config.memory.recycle_at, max: config.memory.max },
-        notifies: config.ready.when == ReadyWhen::Notify,
+        notifies: !is_node || config.ready.when == ReadyWhen::Notify,
+        watchdog: (!is_node && !config.health.event_loop.is_zero())
+            .then_some(config.health.event_loop),
         piped: output == Output::Prefixed,
     }
 }

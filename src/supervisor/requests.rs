@@ -83,6 +83,14 @@ impl Supervisor {
     fn read_anew(&self) -> Result<Config, String> {
         let now = &self.releases[&self.serving].config;
         let new = Config::load(&now.file).map_err(|error| error.to_string())?;
+        if new.kind != now.kind {
+            return Err(format!(
+                "{}: kind has changed, and stays as it is in a reload: run `cohortctl add {app}` and \
+                 `systemctl restart {app}`",
+                new.file.display(),
+                app = new.app,
+            ));
+        }
         if new.listen != now.listen {
             return Err(format!(
                 "{}: listen has changed, and sockets stay as they are in a reload: run `cohortctl \

@@ -18,7 +18,7 @@ use super::output::Printer;
 use super::process::{Event, Process, Shared};
 use super::release::Release;
 use super::servers::Servers;
-use crate::config::{Config, OnHang, StopMethod};
+use crate::config::{Config, Kind, OnHang, StopMethod};
 use crate::listen::{Listener, Place, Socket};
 use crate::route::{Front, ListenerId};
 use crate::systemd::Notifier;
@@ -67,7 +67,7 @@ pub async fn run(
     requests: mpsc::Receiver<Request>,
 ) -> Result<(), RunError> {
     let (events, inbox) = mpsc::unbounded_channel();
-    let front = Front::new(config.route.clone(), config.limits.clone())
+    let front = Front::new(config.route.clone(), config.limits.clone(), config.kind == Kind::Node)
         .map_err(|source| RunError::Setup { what: "open the private listener", source })?;
     let delegated = delegated.map(Arc::new);
     let shared = Shared { front: Arc::new(front), relay: Arc::default(), delegated, events };
@@ -320,6 +320,15 @@ impl Supervisor {
             Event::StickyAnswers => {
                 process.upstream.open_sticky();
                 self.is_ready_if_it_serves(id);
+            }
+            Event::Serves => self.is_ready_if_it_serves(id),
+            Event::Stopping => {
+                self.shared.front.remove(id);
+                self.fleet.hung_up(id, now);
+            }
+            Event::Alive => {
+                let limit = self.releases[&process.generation].config.health.event_loop;
+                process.is_alive(limit, &self.shared);
             }
             Event::SaysReady => {
                 process.said_ready();

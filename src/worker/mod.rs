@@ -40,7 +40,8 @@ pub struct Worker {
     pub pid: u32,
     /// Everything that it has started is in there too.
     pub cgroup: Option<Cgroup>,
-    channel: Channel,
+    /// Its IPC, if it is one of Node's.
+    channel: Option<Channel>,
     seq: AtomicU64,
     /// Connections that the worker has been given and has not said yes or no to.
     offered: Mutex<HashMap<u64, oneshot::Sender<bool>>>,
@@ -53,7 +54,7 @@ impl Worker {
         slot: usize,
         pid: u32,
         cgroup: Option<Cgroup>,
-        channel: Channel,
+        channel: Option<Channel>,
     ) -> Worker {
         let seq = AtomicU64::new(0);
         Worker { id, slot, pid, cgroup, channel, seq, offered: Mutex::default() }
@@ -105,8 +106,8 @@ impl Worker {
     }
 
     async fn give<M: Serialize>(&self, message: &M, fd: OwnedFd) -> Result<OwnedFd, OwnedFd> {
-        let frame = self.encode(message);
-        let delivered = self.channel.send_handle(frame, fd).await;
+        let Some(channel) = &self.channel else { return Err(fd) };
+        let delivered = channel.send_handle(self.encode(message), fd).await;
         if delivered.arrived { Ok(delivered.fd) } else { Err(delivered.fd) }
     }
 
@@ -139,7 +140,10 @@ impl Worker {
     /// Ends when the worker's event loop has answered: so long it takes, or hangs. A program that
     /// does not speak all of Node's protocol may never answer.
     pub async fn answers(&self) {
-        self.channel.answers(self.encode(&Ping::new())).await;
+        match &self.channel {
+            Some(channel) => channel.answers(self.encode(&Ping::new())).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Answers with nothing more than that it was heard.
@@ -154,23 +158,29 @@ impl Worker {
 
     /// Sends a whole frame of this worker's framing.
     pub fn send_frame(&self, frame: Bytes) {
-        self.channel.send(frame);
+        if let Some(channel) = &self.channel {
+            channel.send(frame);
+        }
     }
 
     /// The framing of this worker.
     pub fn framing(&self) -> wire::Framing {
-        self.channel.framing()
+        self.channel.as_ref().map(Channel::framing).unwrap_or_default()
     }
 
     /// Ends the channel, upon which a Node worker exits.
     pub fn hang_up(&self) {
-        self.channel.close();
+        if let Some(channel) = &self.channel {
+            channel.close();
+        }
         self.offers().clear();
     }
 
     /// Writes what is sent to the worker, until the channel ends.
     pub async fn write(&self) {
-        self.channel.write().await;
+        if let Some(channel) = &self.channel {
+            channel.write().await;
+        }
     }
 
     /// Reads what the worker sends until the channel ends, and hands on what is not about
@@ -182,20 +192,21 @@ impl Worker {
         &self,
         mut on: impl FnMut(&Incoming<'_>, &Bytes),
     ) -> Result<(), ChannelError> {
-        let mut reader = Reader::new(self.channel.framing());
+        let Some(channel) = &self.channel else { return Ok(()) };
+        let mut reader = Reader::new(channel.framing());
         let ended = loop {
-            let frame = match reader.next(&self.channel).await {
+            let frame = match reader.next(channel).await {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
             };
-            let Ok(keys) = wire::look(self.channel.framing(), &frame) else {
+            let Ok(keys) = wire::look(channel.framing(), &frame) else {
                 on(&Incoming::App, &frame);
                 continue;
             };
             match wire::classify(&keys) {
-                Incoming::HandleArrived => self.channel.acknowledged(true),
-                Incoming::HandleMissing => self.channel.acknowledged(false),
+                Incoming::HandleArrived => channel.acknowledged(true),
+                Incoming::HandleMissing => channel.acknowledged(false),
                 Incoming::Handle => self.send(&HandleReply::new(true)),
                 Incoming::Reply { seq, accepted } => {
                     if let Some(answer) = self.offers().remove(&seq) {
@@ -210,7 +221,7 @@ impl Worker {
     }
 
     fn encode<M: Serialize>(&self, message: &M) -> Bytes {
-        let frame = self.channel.framing().encode(message);
+        let frame = self.framing().encode(message);
         let frame = frame.expect("every message of ours has a form in both framings");
         frame.into_boxed_slice().into() // what waits takes no more than its length
     }

@@ -16,6 +16,10 @@ const MAX_MESSAGE: usize = 4096;
 pub enum Notice {
     /// `READY=1`.
     Ready,
+    /// `STOPPING=1`.
+    Stopping,
+    /// `WATCHDOG=1`.
+    Alive,
     /// `STATUS=`: in its own words.
     Status(String),
 }
@@ -66,6 +70,8 @@ impl Drop for NotifySocket {
 fn notices(message: &[u8]) -> impl Iterator<Item = Notice> {
     message.split(|byte| *byte == b'\n').filter_map(|line| match line {
         b"READY=1" => Some(Notice::Ready),
+        b"STOPPING=1" => Some(Notice::Stopping),
+        b"WATCHDOG=1" => Some(Notice::Alive),
         _ => {
             let status = std::str::from_utf8(line.strip_prefix(b"STATUS=")?).ok()?;
             // It is shown on terminals.
@@ -90,6 +96,7 @@ mod tests {
             said("MAINPID=1\nSTATUS=warm \u{e9}\x1b\nREADY=1\n".as_bytes()),
             [status, Notice::Ready]
         );
+        assert_eq!(said(b"WATCHDOG=1\nSTOPPING=1"), [Notice::Alive, Notice::Stopping]);
         assert_eq!(said(b"READY=0\nREADY=11\nready=1\nSTATUS=\xff\n\n"), []);
     }
 }

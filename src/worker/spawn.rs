@@ -2,20 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
-use command_fds::CommandFdExt;
+use command_fds::{CommandFdExt, FdMapping};
 use tokio::process::{Child, Command};
 
 use super::WorkerId;
 use super::cgroup::{Cgroup, Delegated, Limits};
 use super::notify::NotifySocket;
 use super::wire::Framing;
+use crate::listen::OwnPath;
 use crate::{places, sys};
+
+/// The first descriptor that systemd hands over.
+const FIRST_FD: i32 = 3;
 
 /// Everything a worker is started with.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,25 +33,40 @@ pub struct Plan {
     pub exec: Vec<String>,
     /// Where it starts.
     pub directory: PathBuf,
-    /// Its channel's framing.
-    pub framing: Framing,
+    /// How it is spoken to.
+    pub interface: Interface,
     /// Its environment, but for what is said of each worker.
     pub env: BTreeMap<OsString, OsString>,
     /// How much memory it may take.
     pub memory: Limits,
     /// It has a `NOTIFY_SOCKET` of its own.
     pub notifies: bool,
+    /// How often at least it is to say there that it is alive (`WATCHDOG_USEC`).
+    pub watchdog: Option<Duration>,
     /// Its output is piped to us (in the foreground), or else goes where ours goes.
     pub piped: bool,
 }
 
-/// A process that was just started, and our end of its channel.
+/// How a worker is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interface {
+    /// Over Node's IPC, in this framing.
+    Node(Framing),
+    /// By a listening socket of its own, as systemd hands it over (sd_listen_fds(3)).
+    Socket,
+    /// Not at all.
+    None,
+}
+
+/// A process that was just started, and how it is reached.
 #[derive(Debug)]
 pub struct Spawned {
     /// The process, in a process group of its own.
     pub child: Child,
-    /// Our end.
-    pub channel: UnixStream,
+    /// Our end of Node's IPC.
+    pub channel: Option<UnixStream>,
+    /// Where its private socket listens.
+    pub private: Option<OwnPath>,
     /// Everything that the process and its own processes are in, where that is to be had.
     pub cgroup: Option<Cgroup>,
     /// What it says there, if it has one.
@@ -57,6 +79,9 @@ pub enum SpawnError {
     /// No socket pair for its channel.
     #[error("can't open a worker's channel: {0}")]
     Channel(io::Error),
+    /// No private socket.
+    #[error("can't open a worker's private socket: {0}")]
+    Private(io::Error),
     /// No cgroup, though cohortd's is delegated.
     #[error("can't make a worker's cgroup: {0}")]
     Cgroup(io::Error),
@@ -93,8 +118,6 @@ pub fn spawn(
     slot: usize,
     delegated: Option<&Delegated>,
 ) -> Result<Spawned, SpawnError> {
-    let (ours, theirs) = UnixStream::pair().map_err(SpawnError::Channel)?;
-    let theirs = OwnedFd::from(theirs);
     // Resolved now and not when the file was read: a release is switched by a symbolic link.
     let directory = std::fs::canonicalize(&plan.directory)
         .map_err(|source| SpawnError::Directory { path: plan.directory.clone(), source })?;
@@ -106,7 +129,15 @@ pub fn spawn(
     let notify = notify.transpose().map_err(SpawnError::Notify)?;
 
     let output = || if plan.piped { Stdio::piped() } else { Stdio::inherit() };
-    let mut command = Command::new(program);
+    let mut command = match plan.interface {
+        Interface::Node(_) => Command::new(program),
+        // Some variables say for which process they are, which is not known before there is one.
+        Interface::Socket | Interface::None => {
+            let mut command = Command::new("/proc/self/exe");
+            command.args([EXEC, "--", program]);
+            command
+        }
+    };
     command
         .args(arguments)
         .current_dir(&directory)
@@ -115,9 +146,6 @@ pub fn spawn(
         .env("PWD", &directory)
         .env("COHORTD_APP", &plan.app)
         .env("NODE_APP_INSTANCE", slot.to_string())
-        .env("NODE_CHANNEL_FD", theirs.as_raw_fd().to_string())
-        .env("NODE_CHANNEL_SERIALIZATION_MODE", plan.framing.name())
-        .env("NODE_UNIQUE_ID", id.to_string())
         .stdin(Stdio::null())
         .stdout(output())
         .stderr(output())
@@ -126,7 +154,35 @@ pub fn spawn(
     if let Some(notify) = &notify {
         command.env("NOTIFY_SOCKET", notify.path());
     }
-    command.as_std_mut().preserved_fds(vec![theirs]);
+    if let Some(watchdog) = plan.watchdog {
+        command.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
+    }
+    let (mut channel, mut private) = (None, None);
+    match plan.interface {
+        Interface::Node(framing) => {
+            let (ours, theirs) = UnixStream::pair().map_err(SpawnError::Channel)?;
+            command
+                .env("NODE_CHANNEL_FD", theirs.as_raw_fd().to_string())
+                .env("NODE_CHANNEL_SERIALIZATION_MODE", framing.name())
+                .env("NODE_UNIQUE_ID", id.to_string());
+            command.as_std_mut().preserved_fds(vec![theirs.into()]);
+            channel = Some(ours);
+        }
+        Interface::Socket => {
+            let listen = || -> io::Result<(UnixListener, OwnPath)> {
+                let path = places::folder(&plan.app)?.join(format!("worker-{id}"));
+                let _ = fs::remove_file(&path); // of a cohortd that was killed
+                Ok((UnixListener::bind(&path)?, OwnPath::new(path)))
+            };
+            let (listener, path) = listen().map_err(SpawnError::Private)?;
+            command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", &plan.app);
+            let mapping = FdMapping { parent_fd: listener.into(), child_fd: FIRST_FD };
+            let mapped = command.as_std_mut().fd_mappings(vec![mapping]);
+            mapped.map_err(|e| SpawnError::Private(io::Error::other(e)))?;
+            private = Some(path);
+        }
+        Interface::None => {}
+    }
     let cgroup = delegated
         .map(|delegated| -> io::Result<Cgroup> {
             let cgroup = delegated.create(&format!("worker-{id}"), plan.memory)?;
@@ -140,5 +196,26 @@ pub fn spawn(
         path: plan.env.get(&OsString::from("PATH")).cloned().unwrap_or_default(),
         source,
     })?;
-    Ok(Spawned { child, channel: ours, cgroup, notify })
+    Ok(Spawned { child, channel, private, cgroup, notify })
+}
+
+/// cohortd's own command by which it becomes a worker's program.
+pub const EXEC: &str = "exec";
+
+/// Becomes a worker's program, with the variables that name its process. Returns why not.
+pub fn exec(command: &[OsString]) -> SpawnError {
+    let own = std::process::id().to_string();
+    let (program, arguments) = command.split_first().expect("clap asks for one at least");
+    let mut command = std::process::Command::new(program);
+    command.args(arguments);
+    for (variable, pid) in [("LISTEN_FDS", "LISTEN_PID"), ("WATCHDOG_USEC", "WATCHDOG_PID")] {
+        if std::env::var_os(variable).is_some() {
+            command.env(pid, &own);
+        }
+    }
+    SpawnError::Exec {
+        source: command.exec(),
+        program: program.to_string_lossy().into_owned(),
+        path: std::env::var_os("PATH").unwrap_or_default(),
+    }
 }

@@ -47,6 +47,7 @@ pub(crate) struct Spec {
     env: BTreeMap<String, String>,
     more: String,
     before: Vec<String>,
+    kind: String,
     user: Option<u32>,
 }
 
@@ -63,6 +64,7 @@ impl Spec {
             env: BTreeMap::new(),
             more: String::new(),
             before: Vec::new(),
+            kind: "node".to_owned(),
             user: None,
         }
     }
@@ -70,6 +72,15 @@ impl Spec {
     pub(crate) fn node(mut self, version: &str) -> Spec {
         self.node = node(version);
         self
+    }
+
+    /// Workers that are no Node at all: this command line, in `tests/py`.
+    pub(crate) fn program(kind: &str, words: &[&str]) -> Spec {
+        let mut spec = Spec::new("none");
+        spec.script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/py/none");
+        spec.before = words.iter().map(ToString::to_string).collect();
+        spec.kind = kind.to_owned();
+        spec
     }
 
     /// Another script than one of `tests/js/apps`.
@@ -119,12 +130,15 @@ impl Spec {
 
     fn toml(&self) -> String {
         let mut exec = self.before.clone();
-        exec.extend([self.node.display().to_string(), self.script.display().to_string()]);
+        if self.kind == "node" {
+            exec.extend([self.node.display().to_string(), self.script.display().to_string()]);
+        }
         exec.extend(self.args.iter().cloned());
         let folder = self.script.parent().expect("a script has a folder");
         let mut text = format!(
-            "exec = {exec:?}\ndirectory = {folder:?}\nlisten = {:?}\nworkers = {}\n{}\n[env]\n",
-            self.listen, self.workers, self.more
+            "exec = {exec:?}\nkind = {:?}\ndirectory = {folder:?}\nlisten = {:?}\nworkers = {}\n{}\n\
+             [env]\n",
+            self.kind, self.listen, self.workers, self.more
         );
         for (name, value) in &self.env {
             let _ = writeln!(text, "{name} = {value:?}");
@@ -153,7 +167,8 @@ impl Spec {
     fn spawn(&self, stdout: Stdio) -> App {
         let folder = TempDir::new().expect("a temporary folder");
         // The app's name, by which its control socket is found, has to be one of its own.
-        let name = format!("test-{}", self.listen[0].rsplit([':', '/']).next().unwrap_or_default());
+        let address = self.listen.first().cloned().unwrap_or_else(|| free_port().to_string());
+        let name = format!("test-{}", address.rsplit([':', '/']).next().unwrap_or_default());
         let file = folder.path().join(format!("{}.toml", name.replace('.', "-")));
         std::fs::write(&file, self.toml()).expect("written");
         let program = env!("CARGO_BIN_EXE_cohortd");
@@ -178,7 +193,7 @@ impl Spec {
             gather(stdout, log.clone());
         }
         gather(child.stderr.take().expect("piped"), log.clone());
-        App { child, log, address: self.listen[0].clone(), file, _folder: folder }
+        App { child, log, address, file, _folder: folder }
     }
 }
 

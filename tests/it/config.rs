@@ -51,7 +51,7 @@ fn the_smallest_file_has_the_documented_defaults() {
     assert_eq!(config.listen, [Listen::Port(8080)]);
     assert_eq!(config.workers, std::thread::available_parallelism().map_or(1, usize::from));
     assert!(config.directory.ends_with("tests/config/good"), "the file's folder");
-    assert_eq!(config.ready.when, ReadyWhen::Listening);
+    assert_eq!(config.ready.when, ReadyWhen::Serving);
     assert_eq!(config.ready.timeout, Duration::from_secs(30));
     assert_eq!((config.health.http, config.health.fail_after), (None, 3));
     assert_eq!(config.health.event_loop, Duration::from_secs(10));

@@ -10,6 +10,7 @@ mod foreground;
 mod health;
 mod hostile;
 mod http;
+mod languages;
 mod layout;
 mod raw;
 mod reload;

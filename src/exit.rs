@@ -11,18 +11,19 @@ use std::fmt::Display;
 use std::process::ExitCode;
 
 use crate::config::ConfigError;
+use crate::log;
 
 /// EX_CONFIG of sysexits.h.
 pub const CONFIG: u8 = 78;
 
 /// Says what failed.
 pub fn failed(error: &impl Display) -> ExitCode {
-    eprintln!("error: {error}");
+    log::last_words(&format!("error: {error}"));
     ExitCode::FAILURE
 }
 
 /// Says what is wrong with the configuration.
 pub fn bad_config(error: &ConfigError) -> ExitCode {
-    eprintln!("error: {error}");
+    log::last_words(&format!("error: {error}"));
     ExitCode::from(CONFIG)
 }

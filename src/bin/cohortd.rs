@@ -49,7 +49,7 @@ fn main() -> ExitCode {
 }
 
 fn run(file: &std::path::Path, output: Output) -> ExitCode {
-    log::start(output == Output::Inherit);
+    log::start();
     raise_descriptor_limit();
     // Before any thread: it edits the environment.
     let inherited = match Inherited::take() {
@@ -116,7 +116,7 @@ fn raise_descriptor_limit() {
 }
 
 fn post_stop(app: &str) -> ExitCode {
-    log::start(true);
+    log::start();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit::failed(&error),

@@ -492,7 +492,7 @@ fn a_start_that_fails_says_so_and_why() {
         assert_ne!(started.code, 0, "{started}");
         assert_eq!(host.show("myapp@cluster", "ActiveState"), "inactive");
         host.logs("-t myapp", "Error: no database");
-        host.logs("-t myapp", "no worker became ready");
+        host.logs("-t myapp -p err", "no worker became ready");
         // It is tried again, and the clients wait meanwhile.
         assert_eq!(host.show("myapp.socket", "ActiveState"), "active");
         host.write("/srv/myapp/app.js", WEB);
@@ -518,7 +518,8 @@ fn a_wrong_configuration_fails_once_with_its_place() {
         assert_eq!(host.show("myapp", "ExecMainStatus"), "78");
         assert_eq!(host.show("myapp", "SubState"), "failed", "and not auto-restart");
         assert_eq!(host.show("myapp", "NRestarts"), "0");
-        host.logs("-t myapp", wrong);
+        host.logs("-t myapp -p err", wrong);
+        host.logs("-t myapp -p err", "6 | worker = 3");
 
         // Clients knock until systemd closes the socket; the repair opens it again.
         host.run("curl -s http://127.0.0.1:8080");
@@ -541,7 +542,7 @@ fn another_profile_is_refused_by_name() {
         assert_eq!(host.states(), ALL_INACTIVE);
         let told = "configured with the profile cluster, not other: use myapp@cluster";
         host.is_soon("told each time", || {
-            let log = host.ok("journalctl --no-pager -u myapp@other");
+            let log = host.ok("journalctl --no-pager -p err -u myapp@other");
             log.matches(told).count() == 7
         });
         // journald may lose which start a line of so short a process belongs to: the title is sure.

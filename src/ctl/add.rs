@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use super::{CONFIG_FOLDER, CtlError, booted, systemctl, units};
 use crate::config::{Config, is_app_name};
@@ -131,7 +132,7 @@ impl Add {
     }
 }
 
-/// The user that owns the app's directory; root is never taken by default.
+/// The user that owns the app's directory, by name if there is one; root is never taken by default.
 fn owner(config: &Config) -> Result<String, CtlError> {
     let metadata =
         fs::metadata(&config.directory).map_err(|e| CtlError::file(&config.directory, e))?;
@@ -141,8 +142,16 @@ fn owner(config: &Config) -> Result<String, CtlError> {
             config.directory.display()
         )));
     }
-    // systemd takes the number as well as the name.
-    Ok(metadata.uid().to_string())
+    let number = metadata.uid().to_string();
+    // systemd takes the number as well.
+    Ok(name_of(&number).unwrap_or(number))
+}
+
+/// The name of a user's number, wherever this machine has its users from.
+fn name_of(number: &str) -> Option<String> {
+    let output = Command::new("getent").args(["passwd", number]).output().ok()?;
+    let entry = String::from_utf8(output.stdout).ok()?;
+    Some(entry.split_once(':')?.0.to_owned())
 }
 
 /// The folder of `cohortd`, which is also ours.

@@ -64,7 +64,7 @@ pub(super) fn render(config: &Config, user: &str, programs: &Path) -> Vec<Unit> 
         ("@APP@", config.app.clone()),
         ("@PROFILE@", config.profile.clone()),
         ("@CONFIG@", escaped(&config_file)),
-        ("@USER@", user.to_owned()),
+        ("@USER@", user.replace('%', "%%")),
         ("@BIN@", escaped(programs)),
         ("@LISTEN@", listen.join("\n")),
         ("@WORKERS@", workers),

@@ -682,6 +682,41 @@ fn add_changes_nothing_that_is_not_its_own() {
     });
 }
 
+/// Whoever owns the directory is who everything runs as, by name; by number if nobody has it.
+#[test]
+fn the_app_runs_as_the_owner_of_its_directory() {
+    on_each(|host| {
+        host.write("/srv/myapp/app.js", WEB);
+        let exec = "/opt/node/bin/node app.js";
+        let runs_as = |app: &str, directory: &str, user: &str| {
+            let added = host.sdbox.ok(&[
+                "cohortctl",
+                "add",
+                app,
+                "--exec",
+                exec,
+                "--directory",
+                directory,
+                "--listen",
+                "8080",
+            ]);
+            assert!(added.contains(&format!("and runs as {user}.")), "{added}");
+            assert_eq!(host.show(app, "User"), user);
+        };
+        runs_as("myapp", "/srv/myapp", "myapp");
+        host.ok("systemctl start myapp.service");
+        let users = host.ok(&format!("ps -o user= -p {}", host.processes().join(",")));
+        assert!(users.lines().all(|user| user == "myapp"), "{users}");
+
+        host.ok("install -d -o 4321 /srv/nobodys");
+        runs_as("nobodys", "/srv/nobodys", "4321");
+        host.ok("install -d -o 0 /srv/roots");
+        let argv = ["cohortctl", "add", "roots", "--exec", exec, "--directory", "/srv/roots"];
+        let refused = host.sdbox.run(&[&argv[..], &["--listen", "8081"]].concat());
+        assert!(refused.code == 1 && refused.stderr.contains("belongs to root"), "{refused}");
+    });
+}
+
 /// After it nothing is left but the configuration, and with `--purge` not that either.
 #[test]
 fn remove_stops_it_and_leaves_nothing() {

@@ -200,6 +200,12 @@ impl Check<'_> {
             if entries.contains(&entry) {
                 return self.error(text.span(), format!("\"{entry}\" stands here twice"));
             }
+            if let Some(other) = entries.iter().find(|other| other.covers(&entry)) {
+                return self.error(text.span(), format!("\"{entry}\" is a part of \"{other}\""));
+            }
+            if let Some(other) = entries.iter().find(|other| entry.covers(other)) {
+                return self.error(text.span(), format!("\"{other}\" is a part of \"{entry}\""));
+            }
             entries.push(entry);
         }
         Ok(entries)

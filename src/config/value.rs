@@ -59,7 +59,8 @@ pub(super) fn http_path(text: &str) -> Result<String, String> {
 pub enum Listen {
     /// `"8080"`: this port on every address, IPv6 and IPv4.
     Port(u16),
-    /// `"127.0.0.1:8080"`, `"[::1]:8080"`: this address only.
+    /// `"127.0.0.1:8080"`, `"[::1]:8080"`: this address only; `"0.0.0.0:8080"`, `"[::]:8080"`: all
+    /// of IPv4, all of IPv6.
     Addr(SocketAddr),
     /// `"/run/myapp.sock"`: a Unix socket.
     Path(PathBuf),
@@ -87,6 +88,18 @@ impl Listen {
                 Ok(addr) if addr.port() > 0 => Ok(Listen::Addr(addr)),
                 _ => Err(expected()),
             },
+        }
+    }
+
+    /// Whether a socket for this entry takes what one for the other would: they can't both be open.
+    pub(super) fn covers(&self, other: &Listen) -> bool {
+        match (self, other) {
+            (Listen::Port(port), _) => other.port() == Some(*port),
+            (Listen::Addr(all), Listen::Addr(one)) => {
+                let of_a_kind = all.port() == one.port() && all.is_ipv4() == one.is_ipv4();
+                of_a_kind && (all.ip().is_unspecified() || all == one)
+            }
+            _ => self == other,
         }
     }
 
@@ -193,6 +206,34 @@ mod tests {
         for wrong in ["0", "70000", "localhost:80", "127.0.0.1", "127.0.0.1:0", "", ":80", "run/x"]
         {
             assert!(Listen::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn entries_that_can_t_both_be_open() {
+        let entry = |text: &str| Listen::parse(text).expect("is one");
+        let covers = |one: &str, other: &str| entry(one).covers(&entry(other));
+        for (one, other) in [
+            ("80", "80"),
+            ("80", "0.0.0.0:80"),
+            ("80", "[::1]:80"),
+            ("0.0.0.0:80", "127.0.0.1:80"),
+            ("[::]:80", "[::1]:80"),
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("/a", "/a"),
+        ] {
+            assert!(covers(one, other), "{one} {other}");
+            assert!(one == other || !covers(other, one), "{other} {one}");
+        }
+        for (one, other) in [
+            ("80", "81"),
+            ("0.0.0.0:80", "[::]:80"),
+            ("0.0.0.0:80", "127.0.0.1:81"),
+            ("[::]:80", "127.0.0.1:80"),
+            ("127.0.0.1:80", "[::1]:80"),
+            ("80", "/80"),
+        ] {
+            assert!(!covers(one, other) && !covers(other, one), "{one} {other}");
         }
     }
 

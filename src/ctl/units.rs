@@ -1,5 +1,6 @@
 //! An app's units: what they are called, and their text from the templates in `units/`.
 
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, Listen};
@@ -51,8 +52,6 @@ pub(super) fn render(config: &Config, user: &str, programs: &Path) -> Vec<Unit> 
         ),
         (include_str!("../../units/app@.service.in"), format!("{}@.service", config.app)),
     ];
-    let stream = |on: &Listen| format!("ListenStream={}", on.to_string().replace('%', "%%"));
-    let listen: Vec<String> = config.listen.iter().map(stream).collect();
     let asks = config.stop.timeout.as_secs() * config.stop.method.len() as u64;
     let stop = config.stop.drain.as_secs() + asks + STOP_MARGIN_SECONDS;
     let workers = match config.workers {
@@ -66,7 +65,7 @@ pub(super) fn render(config: &Config, user: &str, programs: &Path) -> Vec<Unit> 
         ("@CONFIG@", escaped(&config_file)),
         ("@USER@", user.replace('%', "%%")),
         ("@BIN@", escaped(programs)),
-        ("@LISTEN@", listen.join("\n")),
+        ("@LISTEN@", listen(&config.listen)),
         ("@WORKERS@", workers),
         ("@STOP_SECONDS@", stop.to_string()),
     ];
@@ -78,6 +77,33 @@ pub(super) fn render(config: &Config, user: &str, programs: &Path) -> Vec<Unit> 
         text: fill(template),
     };
     templates.into_iter().map(unit).collect()
+}
+
+/// Lines of the socket unit: where it listens, and what has to be said about that.
+fn listen(entries: &[Listen]) -> String {
+    let is_any_v6 = |on: &Listen| matches!(on, Listen::Addr(a) if a.ip() == Ipv6Addr::UNSPECIFIED);
+    let v6_only = entries.iter().any(is_any_v6);
+    let mut lines = Vec::new();
+    for on in entries {
+        match on {
+            Listen::Port(port) if v6_only => {
+                lines.push(format!("ListenStream=0.0.0.0:{port}"));
+                lines.push(format!("ListenStream=[::]:{port}"));
+            }
+            _ => lines.push(format!("ListenStream={}", on.to_string().replace('%', "%%"))),
+        }
+    }
+    if v6_only {
+        lines.push(
+            "# [::] is every IPv6 address, and no IPv4 one; this holds for the whole unit".into(),
+        );
+        lines.push("BindIPv6Only=ipv6-only".into());
+    }
+    // systemd warns where it can't set it.
+    if entries.iter().any(|on| on.port().is_some()) {
+        lines.push("NoDelay=yes".into());
+    }
+    lines.join("\n")
 }
 
 /// A path as a word of a unit file: `%` and spaces mean something there.

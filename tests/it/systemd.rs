@@ -426,6 +426,52 @@ fn every_entry_of_listen_is_handed_over_and_served() {
     });
 }
 
+/// What stands in `listen` is all that is listened on, and the same without systemd: all of IPv4 and
+/// all of IPv6 are two sockets, and one server of the app is behind both.
+#[test]
+fn all_of_ipv4_and_all_of_ipv6_are_two_entries() {
+    on_each(|host| {
+        host.write(
+            "/srv/myapp/app.js",
+            r#"
+            const http = require("node:http");
+            const listen = (name, where) => http.createServer((req, res) => res.end(name)).listen(where);
+            listen("one", { port: 8080 });
+            listen("v4", { port: 8081, host: "0.0.0.0" });
+            listen("v6", { port: 8081, host: "::", ipv6Only: true });
+            listen("only", { port: 8082 });
+            listen("port", { port: 8083 });
+            "#,
+        );
+        let listen = "0.0.0.0:8080 [::]:8080 0.0.0.0:8081 [::]:8081 [::]:8082 8083";
+        host.add("myapp", "app.js", listen);
+        host.ok("systemctl start myapp@cluster");
+        for (port, v4, v6) in [(8080, "one", "one"), (8081, "v4", "v6"), (8083, "port", "port")] {
+            assert_eq!(host.get(&format!("http://127.0.0.1:{port}")), v4);
+            assert_eq!(host.get(&format!("http://[::1]:{port}")), v6);
+        }
+        assert_eq!(host.get("http://[::1]:8082"), "only");
+        assert_eq!(host.curl_code("http://127.0.0.1:8082"), 7, "not on IPv4");
+        assert_eq!(host.journal("-p warning"), "-- No entries --");
+    });
+}
+
+/// Nothing is set on a Unix socket that only TCP has: systemd would warn.
+#[test]
+fn a_path_alone_is_listened_on_without_a_warning() {
+    on_each(|host| {
+        host.write(
+            "/srv/myapp/app.js",
+            r#"require("node:http").createServer((req, res) => res.end("path")).listen("/run/myapp.sock");"#,
+        );
+        host.add("myapp", "app.js", "/run/myapp.sock");
+        host.ok("systemctl start myapp@cluster");
+        assert_eq!(host.get("--unix-socket /run/myapp.sock http://app"), "path");
+        let log = host.ok("journalctl --no-pager -p warning -u myapp -u myapp.socket");
+        assert_eq!(log, "-- No entries --");
+    });
+}
+
 /// An app made for socket activation: descriptors from 3 on are the entries of `listen`.
 #[test]
 fn a_worker_that_listens_on_descriptor_3_gets_the_first_socket() {

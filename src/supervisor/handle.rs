@@ -14,8 +14,19 @@ pub enum Request {
     Status(Reply<Status>),
 }
 
-/// Where an answer goes: what was done, or why not.
+/// Where an answer goes: what was done, or why not. Dropped when the app is stopped before.
 pub type Reply<T> = oneshot::Sender<Result<T, String>>;
+
+/// Why what was asked for did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The app was stopped before.
+    #[error("the app was stopped meanwhile")]
+    Stopped,
+    /// It could not be done.
+    #[error("{0}")]
+    Failed(String),
+}
 
 /// A number of workers, or a change of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,10 +106,9 @@ impl Handle {
     ///
     /// # Errors
     /// What was asked for did not happen, and why.
-    pub async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, String> {
+    pub async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
-        let stopped = || "the app is being stopped".to_owned();
-        self.requests.send(request(reply)).await.map_err(|_| stopped())?;
-        answer.await.unwrap_or_else(|_| Err(stopped()))
+        self.requests.send(request(reply)).await.map_err(|_| Refusal::Stopped)?;
+        answer.await.map_err(|_| Refusal::Stopped)?.map_err(Refusal::Failed)
     }
 }

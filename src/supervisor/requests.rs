@@ -108,6 +108,11 @@ impl Supervisor {
                     let _ = reply.send(Ok(reloaded));
                 }
             }
+            Err(Failure { how: How::Stopped, .. }) => {
+                // A reply that is dropped says so.
+                self.reloading.clear();
+                self.to_reload.clear();
+            }
             Err(Failure { worker, how }) => {
                 let what = match how {
                     How::NotReady => format!(
@@ -118,7 +123,7 @@ impl Supervisor {
                         format!("worker {worker} ended ({exit}); its own output says why")
                     }
                     How::Unwell => self.last_failure.clone().unwrap_or_default(),
-                    How::Stopped => "the app was stopped meanwhile".to_owned(),
+                    How::Stopped => unreachable!("taken above"),
                 };
                 let generation = outcome.generation;
                 self.reload_failed(format!(

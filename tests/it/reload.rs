@@ -1,6 +1,7 @@
 //! Reload and scale of a running app: under load, and with releases that are broken.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -182,6 +183,34 @@ fn reloads_that_are_asked_for_meanwhile_are_one() {
     app.wait_for_times(" reloaded generation=", 3);
 }
 
+/// Who waits for a reload that a stop cuts short is told that, and not that it failed.
+#[test]
+fn a_stop_in_the_middle_of_a_reload_is_no_failure() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: the control socket's path is that of root");
+        return;
+    }
+    let mut app = sio("[reload]\ncanary = \"1h\"").start();
+    let (first, second) = std::thread::scope(|scope| {
+        let first = scope.spawn(|| ctl(&app, &["reload"]));
+        app.wait_for(" reloading generation=2");
+        let path = format!("/run/cohortd/{}/control", app.name());
+        let mut socket = UnixStream::connect(path).expect("connects");
+        socket.write_all(b"{\"method\":\"org.cohortd.App.Reload\"}\0").expect("written");
+        ok(&app, &["show"]); // is answered after that was read
+        app.signal("TERM");
+        let mut second = String::new();
+        socket.read_to_string(&mut second).expect("text");
+        (first.join().expect("it ran"), second)
+    });
+    assert_eq!(first.status.code(), Some(75));
+    let said = String::from_utf8_lossy(&first.stderr);
+    assert_eq!(said, "error: the app was stopped meanwhile\n");
+    assert!(second.contains("org.cohortd.App.Stopped"), "{second}");
+    assert_eq!(app.wait(), Some(0));
+    assert!(!app.log().contains("not reloaded"), "{}", app.log());
+}
+
 #[test]
 fn a_reload_takes_the_file_s_number_of_workers_and_environment() {
     let app = sio("[reload]\ncanary = \"0s\"").workers(3).start();
@@ -226,10 +255,9 @@ fn the_control_socket_is_its_owner_s_and_goes_with_the_app() {
     let mode = std::fs::metadata(&path).expect("it is there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     // Nonsense is answered, and harms nobody.
-    use std::io::{Read, Write};
     for nonsense in ["\0", "{}\0", "{\"method\":\"org.cohortd.App.Dance\"}\0", "[[[[", "nonsense\0"]
     {
-        let mut socket = std::os::unix::net::UnixStream::connect(&path).expect("connects");
+        let mut socket = UnixStream::connect(&path).expect("connects");
         socket.write_all(nonsense.as_bytes()).expect("written");
         socket.shutdown(std::net::Shutdown::Write).expect("done");
         let mut answer = String::new();

@@ -74,6 +74,15 @@ fn run(file: &std::path::Path, output: Output) -> ExitCode {
              cgroup with the memory controller, delegated by systemd"
         );
     }
+    match output {
+        Output::Inherit => systemd::unit_file::compare_schedule(&config),
+        Output::Prefixed if config.reload.schedule().is_some() => {
+            tracing::warn!(
+                "[reload] schedule needs systemd's timer: nothing reloads this run by the clock"
+            );
+        }
+        Output::Prefixed => {}
+    }
     let sockets = match listen::open(&config.listen, inherited) {
         Ok(sockets) => sockets,
         Err(error) => return exit::failed(&error),

@@ -11,8 +11,8 @@ use super::error::{ConfigError, nearest};
 use super::file::{self, Count, Env, File, Text};
 use super::value::{self, Listen, Network};
 use super::{
-    Balance, Config, Health, Limits, Memory, OnHang, Ready, ReadyWhen, Reload, Restart,
-    RestartPolicy, Route, Stop, StopMethod, app_name, is_app_name,
+    APP_NAME, Balance, Config, Health, Limits, Memory, OnHang, Ready, ReadyWhen, Reload, Restart,
+    RestartPolicy, Route, Stop, StopMethod, app_name, is_name,
 };
 use crate::worker::wire::Framing;
 
@@ -48,10 +48,7 @@ impl Check<'_> {
     pub(super) fn config(&self, raw: File) -> Checked<Config> {
         self.not_yet(&raw)?;
         let app = app_name(self.file).ok_or_else(|| {
-            ConfigError::of_file(
-                self.file,
-                "the file's name is the app's: letters, digits, - and _, at most 64",
-            )
+            ConfigError::of_file(self.file, format!("the file's name is the app's: {APP_NAME}"))
         })?;
         let folder = std::path::absolute(self.file)
             .ok()
@@ -93,15 +90,6 @@ impl Check<'_> {
 
     /// Refuses what later versions will do.
     fn not_yet(&self, raw: &File) -> Checked<()> {
-        fn span<T>(key: &Option<Spanned<T>>) -> Option<Range<usize>> {
-            key.as_ref().map(Spanned::span)
-        }
-        let whole_keys = [("reload.schedule", span(&raw.reload.schedule))];
-        for (key, span) in whole_keys {
-            if let Some(span) = span {
-                return self.error(span, format!("not yet: {key} comes in a later version"));
-            }
-        }
         // A word that ends in a colon stands for everything that begins with it.
         self.choice("kind", &raw.kind, &["node"], &["socket", "job"])?;
         self.choice("route.protocol", &raw.route.protocol, &["http"], &["tcp"])?;
@@ -316,8 +304,15 @@ impl Check<'_> {
                 _ => return self.error(n.span(), "expected 1 to 100000 clients a second"),
             },
         };
+        let schedule = match &raw.schedule {
+            None => None,
+            Some(text) => match value::calendar(text.as_ref()) {
+                Ok(()) => Some(text.clone()),
+                Err(message) => return self.error(text.span(), message),
+            },
+        };
         let canary = self.duration(&raw.canary, Duration::from_secs(10))?;
-        Ok(Reload { surge, canary, disconnects_per_second })
+        Ok(Reload { surge, canary, disconnects_per_second, schedule })
     }
 
     fn restart(&self, raw: &file::Restart) -> Checked<Restart> {
@@ -394,7 +389,7 @@ impl Check<'_> {
             };
             return self.error(name.span(), format!("there is no profile \"{word}\"{hint}"));
         }
-        if is_app_name(word) {
+        if is_name(word) {
             Ok(word.to_owned())
         } else {
             self.error(name.span(), "a profile's name is letters, digits, - and _")

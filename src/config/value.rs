@@ -54,6 +54,17 @@ pub(super) fn http_path(text: &str) -> Result<String, String> {
     }
 }
 
+/// Whether it can be a calendar expression (systemd.time(7)): only systemd can tell whether it is
+/// one, but what has other characters must not come into a unit file.
+pub(super) fn calendar(text: &str) -> Result<(), String> {
+    let is_its = |c: char| c.is_ascii_alphanumeric() || " *,-./:~+_@".contains(c);
+    if !text.is_empty() && text == text.trim() && text.chars().all(is_its) {
+        Ok(())
+    } else {
+        Err(format!("expected a calendar expression such as \"Mon..Fri 04:00\", found {text:?}"))
+    }
+}
+
 /// One entry of `listen`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Listen {
@@ -206,6 +217,17 @@ mod tests {
         for wrong in ["0", "70000", "localhost:80", "127.0.0.1", "127.0.0.1:0", "", ":80", "run/x"]
         {
             assert!(Listen::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn calendar_expressions_can_be_written_into_a_unit() {
+        for text in ["daily", "Mon,Fri *-*~03/2 04:00:00.5 America/New_York", "@7200", "Etc/GMT+5"]
+        {
+            assert_eq!(calendar(text), Ok(()), "{text}");
+        }
+        for wrong in ["", " ", " daily", "daily\n", "a\nb", "%n", "daily\\", "d\u{e4}ily", "a;b"] {
+            assert!(calendar(wrong).is_err(), "{wrong:?}");
         }
     }
 

@@ -6,8 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{CONFIG_FOLDER, CtlError, booted, systemctl, units};
-use crate::config::{Config, is_app_name};
+use super::{CONFIG_FOLDER, CtlError, booted, schedule, systemctl, units};
+use crate::config::{APP_NAME, Config, is_app_name};
 
 /// Make an app a systemd service: write its configuration (unless it is there) and its units
 #[derive(Debug, clap::Args)]
@@ -39,7 +39,7 @@ impl Add {
     pub fn run(&self) -> Result<(), CtlError> {
         if !is_app_name(&self.app) {
             return Err(CtlError::Refused(format!(
-                "\"{}\" can't be an app's name: letters, digits, - and _, at most 64",
+                "\"{}\" can't be an app's name: {APP_NAME}",
                 self.app
             )));
         }
@@ -49,6 +49,7 @@ impl Add {
             Some(text) => Config::parse(&file, text)?,
             None => Config::load(&file)?,
         };
+        schedule::check(&config)?;
         let user = match &self.user {
             Some(user) => user.clone(),
             None => owner(&config)?,
@@ -65,17 +66,28 @@ impl Add {
                 .map_err(|e| CtlError::file(Path::new(CONFIG_FOLDER), e))?;
             write(&file, &text)?;
         }
-        // A handle by the name of a profile before.
-        for old in units::of_app(&self.app) {
-            if !units.iter().any(|unit| unit.path == old) {
-                fs::remove_file(&old).map_err(|e| CtlError::file(&old, e))?;
-            }
+        // A handle by the name of a profile before, or the timer of a schedule before.
+        let mut old = units::of_app(&self.app);
+        old.retain(|path| !units.iter().any(|unit| unit.path == *path));
+        let [timer, service] =
+            ["timer", "service"].map(|kind| format!("{}-reload.{kind}", self.app));
+        if booted() && old.iter().any(|path| path.ends_with(&timer)) {
+            systemctl(&["stop", &timer, &service])?;
+            // systemd would go on listing a failure. That there was none is no matter.
+            let _ = systemctl(&["reset-failed", &service]);
+        }
+        for path in old {
+            fs::remove_file(&path).map_err(|e| CtlError::file(&path, e))?;
         }
         for unit in &units {
             write(&unit.path, &unit.text)?;
         }
         if booted() {
             systemctl(&["daemon-reload"])?;
+            if config.reload.schedule().is_some() {
+                // For an app that runs already. Where it does not, systemd stops the timer at once.
+                systemctl(&["start", &timer])?;
+            }
         }
         println!(
             "{app} is configured in {file} and runs as {user}. To start it, now and at each boot:\n  \
@@ -84,6 +96,9 @@ impl Add {
             file = file.display(),
             profile = config.profile,
         );
+        if let Some(schedule) = config.reload.schedule() {
+            println!("While it runs, {timer} reloads it: {schedule}");
+        }
         Ok(())
     }
 

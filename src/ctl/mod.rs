@@ -4,6 +4,7 @@ pub mod add;
 pub mod check;
 pub mod remove;
 pub mod running;
+mod schedule;
 mod units;
 
 use std::io;

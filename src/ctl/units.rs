@@ -4,9 +4,7 @@ use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, Listen};
-
-/// Where an administrator's units live. A generator's could not be enabled.
-const FOLDER: &str = "/etc/systemd/system";
+use crate::systemd::unit_file::{self, FOLDER};
 
 /// Where else systemd looks for units: one of ours by the same name would take the place of it.
 const OTHER_FOLDERS: [&str; 4] = [
@@ -15,9 +13,6 @@ const OTHER_FOLDERS: [&str; 4] = [
     "/usr/lib/systemd/system",
     "/lib/systemd/system",
 ];
-
-/// How every unit of ours begins: what does not begin so is not overwritten or removed.
-pub(super) const MARK: &str = "# Written by cohortctl add ";
 
 /// On top of what stopping may take by the configuration.
 const STOP_MARGIN_SECONDS: u64 = 15;
@@ -36,14 +31,14 @@ impl Unit {
         let others = OTHER_FOLDERS.iter().map(|folder| Path::new(folder).join(name));
         let mut foreign = std::iter::once(self.path.clone())
             .chain(others)
-            .filter(|path| path.symlink_metadata().is_ok() && !is_ours(path));
+            .filter(|path| path.symlink_metadata().is_ok() && unit_file::read(path).is_none());
         foreign.next()
     }
 }
 
 /// All units of an app, run by this user from programs in this folder.
 pub(super) fn render(config: &Config, user: &str, programs: &Path) -> Vec<Unit> {
-    let templates = [
+    let mut templates = vec![
         (include_str!("../../units/app.service.in"), format!("{}.service", config.app)),
         (include_str!("../../units/app.socket.in"), format!("{}.socket", config.app)),
         (
@@ -52,6 +47,14 @@ pub(super) fn render(config: &Config, user: &str, programs: &Path) -> Vec<Unit> 
         ),
         (include_str!("../../units/app@.service.in"), format!("{}@.service", config.app)),
     ];
+    let schedule = config.reload.schedule();
+    if schedule.is_some() {
+        let timer = include_str!("../../units/app-reload.timer.in");
+        templates.push((timer, format!("{}-reload.timer", config.app)));
+        let service = include_str!("../../units/app-reload.service.in");
+        templates.push((service, format!("{}-reload.service", config.app)));
+    }
+    let wants = |_| format!("# [reload] schedule\nWants={}-reload.timer", config.app);
     let asks = config.stop.timeout.as_secs() * config.stop.method.len() as u64;
     let stop = config.stop.drain.as_secs() + asks + STOP_MARGIN_SECONDS;
     let workers = match config.workers {
@@ -65,12 +68,18 @@ pub(super) fn render(config: &Config, user: &str, programs: &Path) -> Vec<Unit> 
         ("@CONFIG@", escaped(&config_file)),
         ("@USER@", user.replace('%', "%%")),
         ("@BIN@", escaped(programs)),
+        ("@WANTS_TIMER@", schedule.map(wants).unwrap_or_default()),
+        ("@SCHEDULE@", schedule.unwrap_or_default().to_owned()),
         ("@LISTEN@", listen(&config.listen)),
         ("@WORKERS@", workers),
         ("@STOP_SECONDS@", stop.to_string()),
     ];
     let fill = |template: &str| {
-        values.iter().fold(template.to_owned(), |text, (name, value)| text.replace(name, value))
+        values.iter().fold(template.to_owned(), |text, (name, value)| {
+            // A line that would be empty is left out.
+            let name = if value.is_empty() { format!("{name}\n") } else { (*name).to_owned() };
+            text.replace(&name, value)
+        })
     };
     let unit = |(template, name): (&str, String)| Unit {
         path: Path::new(FOLDER).join(name),
@@ -117,14 +126,11 @@ pub(super) fn of_app(app: &str) -> Vec<PathBuf> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let is_its = name == format!("{app}.service")
             || name == format!("{app}.socket")
+            || name == format!("{app}-reload.timer")
+            || name == format!("{app}-reload.service")
             || (name.starts_with(&format!("{app}@")) && name.ends_with(".service"));
-        is_its && is_ours(path)
+        is_its && unit_file::read(path).is_some()
     };
     let Ok(entries) = std::fs::read_dir(FOLDER) else { return Vec::new() };
     entries.flatten().map(|entry| entry.path()).filter(ours).collect()
-}
-
-/// Whether we have written this file.
-pub(super) fn is_ours(path: &Path) -> bool {
-    std::fs::read_to_string(path).is_ok_and(|text| text.starts_with(MARK))
 }

@@ -7,8 +7,9 @@
 use super::fleet::{Failure, Generation, How, Outcome};
 use super::handle::{Reloaded, Reply, Request, Scale, Status, WorkerStatus};
 use super::release::Release;
-use super::run::{Phase, Supervisor};
+use super::run::{Output, Phase, Supervisor};
 use crate::config::Config;
+use crate::systemd::unit_file;
 
 impl Supervisor {
     /// Carries out a request, or puts its asker on the list of those who wait.
@@ -90,6 +91,9 @@ impl Supervisor {
                 new.file.display(),
                 app = new.app,
             ));
+        }
+        if self.output == Output::Inherit {
+            unit_file::compare_schedule(&new);
         }
         Ok(new)
     }

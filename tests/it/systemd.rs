@@ -2,6 +2,8 @@
 //!
 //! Every behaviour is shown on each systemd there is a tree for.
 
+mod schedule;
+
 use std::fmt::Write as _;
 
 use serde_json::Value;

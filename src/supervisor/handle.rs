@@ -50,10 +50,14 @@ pub struct Reloaded {
 pub struct Status {
     /// Its name.
     pub app: String,
+    /// Its configuration, by its full path.
+    pub file: String,
     /// In words.
     pub state: String,
     /// The generation that serves.
     pub generation: u64,
+    /// How many workers there should be.
+    pub wanted: usize,
     /// Why the last reload failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_reload_error: Option<String>,

@@ -184,10 +184,14 @@ impl Supervisor {
             })
             .collect();
         workers.sort_by_key(|worker| (worker.slot, worker.id));
+        let config = &self.releases[&self.serving].config;
+        let file = std::path::absolute(&config.file).unwrap_or_else(|_| config.file.clone());
         Status {
-            app: self.releases[&self.serving].config.app.clone(),
+            app: config.app.clone(),
+            file: file.to_string_lossy().into_owned(),
             state,
             generation: self.serving.0,
+            wanted: self.fleet.wanted(),
             last_reload_error: self.last_reload_error.clone(),
             workers,
         }

@@ -730,6 +730,33 @@ fn add_changes_nothing_that_is_not_its_own() {
     });
 }
 
+/// Root can save a number of workers; the app's user, who may not write the file, is told what was
+/// done and what was not.
+#[test]
+fn a_number_of_workers_is_saved_by_who_may() {
+    on_each(|host| {
+        host.add_text(WEB);
+        host.ok("systemctl start myapp@cluster");
+        let file = "/etc/cohortd/myapp.toml";
+        let text = host.ok(&format!("cat {file}"));
+        let as_user = "setpriv --reuid=myapp --regid=myapp --clear-groups";
+        let said = host.run(&format!("{as_user} cohortctl scale myapp 1 --save"));
+        let what = format!(
+            "error: myapp is scaled to 1 until its next reload, but that is not saved: {file}: \
+             Permission denied (os error 13) (this is for root: use sudo)\n"
+        );
+        assert_eq!((said.code, said.stderr.as_str()), (1, what.as_str()));
+        assert_eq!(host.processes().len(), 2, "cohortd and one worker");
+        assert_eq!(host.ok(&format!("cat {file}")), text);
+
+        host.ok("cohortctl scale myapp 3 --save");
+        assert_eq!(host.ok(&format!("cat {file}")), text.replace("workers = 2", "workers = 3"));
+        assert_eq!(host.ok("ls -A /etc/cohortd"), "myapp.toml");
+        host.ok("systemctl restart myapp");
+        assert_eq!(host.processes().len(), 4);
+    });
+}
+
 /// Whoever owns the directory is who everything runs as, by name; by number if nobody has it.
 #[test]
 fn the_app_runs_as_the_owner_of_its_directory() {

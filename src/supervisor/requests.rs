@@ -75,7 +75,6 @@ impl Supervisor {
                 tracing::info!(generation = self.last.0, "reloading");
                 self.fleet.roll(self.last, release.policy(), release.config.workers);
                 self.releases.insert(self.last, release);
-                self.notifier.reloading();
             }
             Err(error) => self.reload_failed(error),
         }
@@ -99,7 +98,6 @@ impl Supervisor {
     }
 
     fn end_reload(&mut self, outcome: Outcome) {
-        self.notifier.ready();
         match outcome.result {
             Ok(()) => {
                 self.serving = outcome.generation;

@@ -5,6 +5,7 @@
 mod schedule;
 
 use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -653,6 +654,28 @@ fn a_killed_cohortd_is_replaced_with_its_workers() {
         let pid = host.get("http://127.0.0.1:8080");
         assert!(host.processes().contains(&pid));
         assert_eq!(host.ok("pgrep -c -u myapp"), "3", "none strayed from the cgroup");
+    });
+}
+
+/// So does one that is killed in the middle of a reload, and at once.
+#[test]
+fn a_cohortd_that_is_killed_in_a_reload_is_replaced() {
+    on_each(|host| {
+        host.add_text(WEB);
+        let config = host.ok("cat /etc/cohortd/myapp.toml");
+        host.write("/etc/cohortd/myapp.toml", &format!("{config}\n[reload]\ncanary = \"1h\"\n"));
+        host.ok("systemctl start myapp@cluster");
+        // What it looks like to systemd is a matter of chance.
+        for _ in 0..6 {
+            let cohortd = host.main_pid();
+            host.ok("systemctl reload --no-block myapp");
+            host.is_soon("two generations", || host.processes().len() > 4);
+            host.ok(&format!("kill -KILL {cohortd}"));
+            let start = Instant::now();
+            host.is_soon("replaced", || host.processes().len() == 3 && host.main_pid() != cohortd);
+            host.becomes(ALL_ACTIVE);
+            assert!(start.elapsed() < Duration::from_secs(15), "only the watchdog has seen it");
+        }
     });
 }
 

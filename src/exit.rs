@@ -5,24 +5,35 @@
 //! | 0 | done |
 //! | 1 | it failed; standard error says what and what to do |
 //! | 2 | the command line is wrong |
+//! | 75 | the app was stopped before what was asked for happened (EX_TEMPFAIL) |
 //! | 78 | the configuration is wrong (EX_CONFIG); nothing was touched |
 
 use std::fmt::Display;
 use std::process::ExitCode;
 
 use crate::config::ConfigError;
+use crate::log;
 
 /// EX_CONFIG of sysexits.h.
 pub const CONFIG: u8 = 78;
 
+/// EX_TEMPFAIL of sysexits.h.
+pub const STOPPED: u8 = 75;
+
+/// Says that the app was stopped meanwhile.
+pub fn stopped(error: &impl Display) -> ExitCode {
+    log::last_words(&format!("error: {error}"));
+    ExitCode::from(STOPPED)
+}
+
 /// Says what failed.
 pub fn failed(error: &impl Display) -> ExitCode {
-    eprintln!("error: {error}");
+    log::last_words(&format!("error: {error}"));
     ExitCode::FAILURE
 }
 
 /// Says what is wrong with the configuration.
 pub fn bad_config(error: &ConfigError) -> ExitCode {
-    eprintln!("error: {error}");
+    log::last_words(&format!("error: {error}"));
     ExitCode::from(CONFIG)
 }

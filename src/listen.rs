@@ -115,7 +115,7 @@ impl Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.addr, &self.path) {
-            (Some(addr), _) if addr.ip().is_unspecified() => write!(f, "{}", addr.port()),
+            (Some(addr), _) if addr.ip() == Ipv6Addr::UNSPECIFIED => write!(f, "{}", addr.port()),
             (Some(addr), _) => write!(f, "{addr}"),
             (None, Some(path)) => write!(f, "{}", path.display()),
             (None, None) => f.write_str("a Unix socket without a path"),

@@ -1,7 +1,8 @@
-//! Our own log lines: on standard error, for the journal with their priority in front.
+//! Our own lines: on standard error, for the journal with their priority in front.
 
 use std::fmt;
 use std::io::IsTerminal;
+use std::sync::LazyLock;
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
@@ -14,11 +15,11 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 /// Begins logging. `COHORTD_LOG` sets the level: `error`, `warn`, `info` (the default), `debug`,
 /// `trace`, also by module (`info,cohortd::route=trace`).
-pub fn start(for_journal: bool) {
+pub fn start() {
     let wanted = std::env::var("COHORTD_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
     let levels = wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    if for_journal {
+    if *TO_JOURNAL {
         let layer = layer.event_format(Journal).with_ansi(false);
         tracing_subscriber::registry().with(layer.with_filter(levels)).init();
     } else {
@@ -27,6 +28,23 @@ pub fn start(for_journal: bool) {
             .with_target(false)
             .with_ansi(std::io::stderr().is_terminal());
         tracing_subscriber::registry().with(layer.with_filter(levels)).init();
+    }
+}
+
+/// Whether standard error is the journal's own stream: systemd says in `JOURNAL_STREAM` which that
+/// is (systemd.exec(5)).
+static TO_JOURNAL: LazyLock<bool> = LazyLock::new(|| {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    rustix::fs::fstat(std::io::stderr())
+        .is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+});
+
+/// Writes the error that a program ends with. It may have several lines.
+pub fn last_words(text: &str) {
+    // ERROR's priority. It is of a line, so each line has it.
+    let priority = if *TO_JOURNAL { "<3>" } else { "" };
+    for line in text.lines() {
+        eprintln!("{priority}{line}");
     }
 }
 

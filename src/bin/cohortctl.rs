@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use cohortd::control::ClientError;
 use cohortd::ctl::CtlError;
 use cohortd::ctl::add::Add;
 use cohortd::ctl::check::Check;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(CtlError::Config(error)) => exit::bad_config(&error),
+        Err(CtlError::Running(error @ ClientError::Stopped(_))) => exit::stopped(&error),
         Err(error) => exit::failed(&error),
     }
 }

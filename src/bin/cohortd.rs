@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 }
 
 fn run(file: &std::path::Path, output: Output) -> ExitCode {
-    log::start(output == Output::Inherit);
+    log::start();
     raise_descriptor_limit();
     // Before any thread: it edits the environment.
     let inherited = match Inherited::take() {
@@ -83,6 +83,15 @@ fn run(file: &std::path::Path, output: Output) -> ExitCode {
             "[memory] max is not in force, and recycle_at looks only every 5 s: this needs a \
              cgroup with the memory controller, delegated by systemd"
         );
+    }
+    match output {
+        Output::Inherit => systemd::unit_file::compare_schedule(&config),
+        Output::Prefixed if config.reload.schedule().is_some() => {
+            tracing::warn!(
+                "[reload] schedule needs systemd's timer: nothing reloads this run by the clock"
+            );
+        }
+        Output::Prefixed => {}
     }
     let sockets = match listen::open(&config.listen, inherited) {
         Ok(sockets) => sockets,
@@ -126,7 +135,7 @@ fn raise_descriptor_limit() {
 }
 
 fn post_stop(app: &str) -> ExitCode {
-    log::start(true);
+    log::start();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit::failed(&error),

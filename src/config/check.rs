@@ -11,8 +11,8 @@ use super::error::{ConfigError, nearest};
 use super::file::{self, Count, Env, File, Text};
 use super::value::{self, Listen, Network};
 use super::{
-    Balance, Config, Health, Kind, Limits, Memory, OnHang, Ready, ReadyWhen, Reload, Restart,
-    RestartPolicy, Route, Stop, StopMethod, app_name, is_app_name,
+    APP_NAME, Balance, Config, Health, Kind, Limits, Memory, OnHang, Ready, ReadyWhen, Reload,
+    Restart, RestartPolicy, Route, Stop, StopMethod, app_name, is_name,
 };
 use crate::worker::wire::Framing;
 
@@ -48,10 +48,7 @@ impl Check<'_> {
     pub(super) fn config(&self, raw: File) -> Checked<Config> {
         self.not_yet(&raw)?;
         let app = app_name(self.file).ok_or_else(|| {
-            ConfigError::of_file(
-                self.file,
-                "the file's name is the app's: letters, digits, - and _, at most 64",
-            )
+            ConfigError::of_file(self.file, format!("the file's name is the app's: {APP_NAME}"))
         })?;
         let folder = std::path::absolute(self.file)
             .ok()
@@ -97,15 +94,6 @@ impl Check<'_> {
 
     /// Refuses what later versions will do.
     fn not_yet(&self, raw: &File) -> Checked<()> {
-        fn span<T>(key: &Option<Spanned<T>>) -> Option<Range<usize>> {
-            key.as_ref().map(Spanned::span)
-        }
-        let whole_keys = [("reload.schedule", span(&raw.reload.schedule))];
-        for (key, span) in whole_keys {
-            if let Some(span) = span {
-                return self.error(span, format!("not yet: {key} comes in a later version"));
-            }
-        }
         // A word that ends in a colon stands for everything that begins with it.
         self.choice("route.protocol", &raw.route.protocol, &["http"], &["tcp"])?;
         let later = ["ip", "cookie:", "header:"];
@@ -202,6 +190,12 @@ impl Check<'_> {
             let entry = Listen::parse(text.as_ref()).or_else(|m| self.error(text.span(), m))?;
             if entries.contains(&entry) {
                 return self.error(text.span(), format!("\"{entry}\" stands here twice"));
+            }
+            if let Some(other) = entries.iter().find(|other| other.covers(&entry)) {
+                return self.error(text.span(), format!("\"{entry}\" is a part of \"{other}\""));
+            }
+            if let Some(other) = entries.iter().find(|other| entry.covers(other)) {
+                return self.error(text.span(), format!("\"{other}\" is a part of \"{entry}\""));
             }
             entries.push(entry);
         }
@@ -347,8 +341,15 @@ impl Check<'_> {
                 _ => return self.error(n.span(), "expected 1 to 100000 clients a second"),
             },
         };
+        let schedule = match &raw.schedule {
+            None => None,
+            Some(text) => match value::calendar(text.as_ref()) {
+                Ok(()) => Some(text.clone()),
+                Err(message) => return self.error(text.span(), message),
+            },
+        };
         let canary = self.duration(&raw.canary, Duration::from_secs(10))?;
-        Ok(Reload { surge, canary, disconnects_per_second })
+        Ok(Reload { surge, canary, disconnects_per_second, schedule })
     }
 
     fn restart(&self, raw: &file::Restart) -> Checked<Restart> {
@@ -425,7 +426,7 @@ impl Check<'_> {
             };
             return self.error(name.span(), format!("there is no profile \"{word}\"{hint}"));
         }
-        if is_app_name(word) {
+        if is_name(word) {
             Ok(word.to_owned())
         } else {
             self.error(name.span(), "a profile's name is letters, digits, - and _")

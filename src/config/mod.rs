@@ -16,6 +16,7 @@ pub use crate::supervisor::fleet::Restart as RestartPolicy;
 use crate::worker::wire::Framing;
 pub use error::ConfigError;
 use file::File;
+use toml::Spanned;
 pub use value::{Listen, Network};
 
 /// A checked configuration. Every value is one that cohortd honours.
@@ -150,6 +151,15 @@ pub struct Reload {
     /// `disconnects_per_second`: how fast clients are disconnected that a worker still has after
     /// `[stop] drain`. Default 100.
     pub disconnects_per_second: u32,
+    /// `schedule`, with its place in the file: what is wrong with it only systemd can tell.
+    schedule: Option<Spanned<String>>,
+}
+
+impl Reload {
+    /// `schedule`: when a timer of systemd asks for a reload, as `OnCalendar=` takes it.
+    pub fn schedule(&self) -> Option<&str> {
+        self.schedule.as_ref().map(|text| text.as_ref().as_str())
+    }
 }
 
 /// When a worker that has exited is started again.
@@ -217,6 +227,13 @@ impl Config {
         Config::parse(file, &source)
     }
 
+    /// Something is wrong with `[reload] schedule`, in the file as it is now.
+    pub(crate) fn bad_schedule(&self, message: impl Into<String>) -> ConfigError {
+        let source = std::fs::read_to_string(&self.file).unwrap_or_default();
+        let span = self.reload.schedule.as_ref().map(Spanned::span).unwrap_or_default();
+        ConfigError::at(&self.file, &source, span, message)
+    }
+
     /// Checks a file's text; `file` names it in errors, and its folder is where relative paths
     /// start.
     ///
@@ -229,6 +246,9 @@ impl Config {
     }
 }
 
+/// What an app's name can be, for people.
+pub(crate) const APP_NAME: &str = "letters, digits, - and _, at most 64, beginning with a letter or digit, and not ending in -reload";
+
 /// The app's name for a file, if it can be one: it names units, cgroups and D-Bus objects.
 pub fn app_name(file: &Path) -> Option<String> {
     let stem = file.file_stem()?.to_str()?;
@@ -240,8 +260,13 @@ pub fn app_name(file: &Path) -> Option<String> {
     is_app_name(&name).then_some(name)
 }
 
-/// Letters, digits, `-` and `_`, beginning with a letter or digit; at most 64.
+/// A name whose units, `NAME-reload.timer` among them, are no other name's.
 pub fn is_app_name(name: &str) -> bool {
+    is_name(name) && !name.ends_with("-reload")
+}
+
+/// Letters, digits, `-` and `_`, beginning with a letter or digit; at most 64.
+fn is_name(name: &str) -> bool {
     name.len() <= 64
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')

@@ -54,12 +54,24 @@ pub(super) fn http_path(text: &str) -> Result<String, String> {
     }
 }
 
+/// Whether it can be a calendar expression (systemd.time(7)): only systemd can tell whether it is
+/// one, but what has other characters must not come into a unit file.
+pub(super) fn calendar(text: &str) -> Result<(), String> {
+    let is_its = |c: char| c.is_ascii_alphanumeric() || " *,-./:~+_@".contains(c);
+    if !text.is_empty() && text == text.trim() && text.chars().all(is_its) {
+        Ok(())
+    } else {
+        Err(format!("expected a calendar expression such as \"Mon..Fri 04:00\", found {text:?}"))
+    }
+}
+
 /// One entry of `listen`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Listen {
     /// `"8080"`: this port on every address, IPv6 and IPv4.
     Port(u16),
-    /// `"127.0.0.1:8080"`, `"[::1]:8080"`: this address only.
+    /// `"127.0.0.1:8080"`, `"[::1]:8080"`: this address only; `"0.0.0.0:8080"`, `"[::]:8080"`: all
+    /// of IPv4, all of IPv6.
     Addr(SocketAddr),
     /// `"/run/myapp.sock"`: a Unix socket.
     Path(PathBuf),
@@ -87,6 +99,18 @@ impl Listen {
                 Ok(addr) if addr.port() > 0 => Ok(Listen::Addr(addr)),
                 _ => Err(expected()),
             },
+        }
+    }
+
+    /// Whether a socket for this entry takes what one for the other would: they can't both be open.
+    pub(super) fn covers(&self, other: &Listen) -> bool {
+        match (self, other) {
+            (Listen::Port(port), _) => other.port() == Some(*port),
+            (Listen::Addr(all), Listen::Addr(one)) => {
+                let of_a_kind = all.port() == one.port() && all.is_ipv4() == one.is_ipv4();
+                of_a_kind && (all.ip().is_unspecified() || all == one)
+            }
+            _ => self == other,
         }
     }
 
@@ -193,6 +217,45 @@ mod tests {
         for wrong in ["0", "70000", "localhost:80", "127.0.0.1", "127.0.0.1:0", "", ":80", "run/x"]
         {
             assert!(Listen::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn calendar_expressions_can_be_written_into_a_unit() {
+        for text in ["daily", "Mon,Fri *-*~03/2 04:00:00.5 America/New_York", "@7200", "Etc/GMT+5"]
+        {
+            assert_eq!(calendar(text), Ok(()), "{text}");
+        }
+        for wrong in ["", " ", " daily", "daily\n", "a\nb", "%n", "daily\\", "d\u{e4}ily", "a;b"] {
+            assert!(calendar(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn entries_that_can_t_both_be_open() {
+        let entry = |text: &str| Listen::parse(text).expect("is one");
+        let covers = |one: &str, other: &str| entry(one).covers(&entry(other));
+        for (one, other) in [
+            ("80", "80"),
+            ("80", "0.0.0.0:80"),
+            ("80", "[::1]:80"),
+            ("0.0.0.0:80", "127.0.0.1:80"),
+            ("[::]:80", "[::1]:80"),
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("/a", "/a"),
+        ] {
+            assert!(covers(one, other), "{one} {other}");
+            assert!(one == other || !covers(other, one), "{other} {one}");
+        }
+        for (one, other) in [
+            ("80", "81"),
+            ("0.0.0.0:80", "[::]:80"),
+            ("0.0.0.0:80", "127.0.0.1:81"),
+            ("[::]:80", "127.0.0.1:80"),
+            ("127.0.0.1:80", "[::1]:80"),
+            ("80", "/80"),
+        ] {
+            assert!(!covers(one, other) && !covers(other, one), "{one} {other}");
         }
     }
 

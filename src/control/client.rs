@@ -39,6 +39,9 @@ pub enum ClientError {
     /// The conversation broke off.
     #[error("the app's supervisor broke off: {0}")]
     Broken(#[from] io::Error),
+    /// The app was stopped before what was asked for happened.
+    #[error("{0}")]
+    Stopped(String),
     /// What was asked for did not happen.
     #[error("{0}")]
     Failed(String),
@@ -87,8 +90,9 @@ impl Client {
         match answer.error {
             None => Ok(serde_json::from_value(answer.parameters).map_err(io::Error::from)?),
             Some(error) => {
-                let reason = answer.parameters["reason"].as_str().map(str::to_owned);
-                Err(ClientError::Failed(reason.unwrap_or(error)))
+                let stopped = error == format!("{INTERFACE}.Stopped");
+                let reason = answer.parameters["reason"].as_str().map_or(error, str::to_owned);
+                Err(if stopped { ClientError::Stopped } else { ClientError::Failed }(reason))
             }
         }
     }

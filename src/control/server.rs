@@ -10,7 +10,7 @@ use tokio::net::{UnixListener, UnixStream};
 use super::wire::{Answer, Call, read, write};
 use super::{INTERFACE, SOCKET};
 use crate::places;
-use crate::supervisor::{Handle, Request, Scale};
+use crate::supervisor::{Handle, Refusal, Request, Scale};
 
 /// An open control socket. Its path is removed when it is dropped.
 #[derive(Debug)]
@@ -100,11 +100,12 @@ async fn answer(call: Call, handle: &Handle) -> Answer {
     }
 }
 
-fn said<T: Serialize>(result: Result<T, String>) -> Answer {
+fn said<T: Serialize>(result: Result<T, Refusal>) -> Answer {
     match result.map(serde_json::to_value) {
         Ok(Ok(parameters)) => Answer { error: None, parameters },
         Ok(Err(error)) => refused("Internal", &error.to_string()),
-        Err(reason) => refused("Failed", &reason),
+        Err(stopped @ Refusal::Stopped) => refused("Stopped", &stopped.to_string()),
+        Err(Refusal::Failed(reason)) => refused("Failed", &reason),
     }
 }
 

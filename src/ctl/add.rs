@@ -4,9 +4,10 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use super::{CONFIG_FOLDER, CtlError, booted, systemctl, units};
-use crate::config::{Config, is_app_name};
+use super::{CONFIG_FOLDER, CtlError, booted, schedule, systemctl, units};
+use crate::config::{APP_NAME, Config, is_app_name};
 
 /// Make an app a systemd service: write its configuration (unless it is there) and its units
 #[derive(Debug, clap::Args)]
@@ -38,7 +39,7 @@ impl Add {
     pub fn run(&self) -> Result<(), CtlError> {
         if !is_app_name(&self.app) {
             return Err(CtlError::Refused(format!(
-                "\"{}\" can't be an app's name: letters, digits, - and _, at most 64",
+                "\"{}\" can't be an app's name: {APP_NAME}",
                 self.app
             )));
         }
@@ -48,6 +49,7 @@ impl Add {
             Some(text) => Config::parse(&file, text)?,
             None => Config::load(&file)?,
         };
+        schedule::check(&config)?;
         let user = match &self.user {
             Some(user) => user.clone(),
             None => owner(&config)?,
@@ -64,17 +66,28 @@ impl Add {
                 .map_err(|e| CtlError::file(Path::new(CONFIG_FOLDER), e))?;
             write(&file, &text)?;
         }
-        // A handle by the name of a profile before.
-        for old in units::of_app(&self.app) {
-            if !units.iter().any(|unit| unit.path == old) {
-                fs::remove_file(&old).map_err(|e| CtlError::file(&old, e))?;
-            }
+        // A handle by the name of a profile before, or the timer of a schedule before.
+        let mut old = units::of_app(&self.app);
+        old.retain(|path| !units.iter().any(|unit| unit.path == *path));
+        let [timer, service] =
+            ["timer", "service"].map(|kind| format!("{}-reload.{kind}", self.app));
+        if booted() && old.iter().any(|path| path.ends_with(&timer)) {
+            systemctl(&["stop", &timer, &service])?;
+            // systemd would go on listing a failure. That there was none is no matter.
+            let _ = systemctl(&["reset-failed", &service]);
+        }
+        for path in old {
+            fs::remove_file(&path).map_err(|e| CtlError::file(&path, e))?;
         }
         for unit in &units {
             write(&unit.path, &unit.text)?;
         }
         if booted() {
             systemctl(&["daemon-reload"])?;
+            if config.reload.schedule().is_some() {
+                // For an app that runs already. Where it does not, systemd stops the timer at once.
+                systemctl(&["start", &timer])?;
+            }
         }
         println!(
             "{app} is configured in {file} and runs as {user}. To start it, now and at each boot:\n  \
@@ -83,6 +96,9 @@ impl Add {
             file = file.display(),
             profile = config.profile,
         );
+        if let Some(schedule) = config.reload.schedule() {
+            println!("While it runs, {timer} reloads it: {schedule}");
+        }
         Ok(())
     }
 
@@ -131,7 +147,7 @@ impl Add {
     }
 }
 
-/// The user that owns the app's directory; root is never taken by default.
+/// The user that owns the app's directory, by name if there is one; root is never taken by default.
 fn owner(config: &Config) -> Result<String, CtlError> {
     let metadata =
         fs::metadata(&config.directory).map_err(|e| CtlError::file(&config.directory, e))?;
@@ -141,8 +157,16 @@ fn owner(config: &Config) -> Result<String, CtlError> {
             config.directory.display()
         )));
     }
-    // systemd takes the number as well as the name.
-    Ok(metadata.uid().to_string())
+    let number = metadata.uid().to_string();
+    // systemd takes the number as well.
+    Ok(name_of(&number).unwrap_or(number))
+}
+
+/// The name of a user's number, wherever this machine has its users from.
+fn name_of(number: &str) -> Option<String> {
+    let output = Command::new("getent").args(["passwd", number]).output().ok()?;
+    let entry = String::from_utf8(output.stdout).ok()?;
+    Some(entry.split_once(':')?.0.to_owned())
 }
 
 /// The folder of `cohortd`, which is also ours.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CONFIG_FOLDER, CtlError};
+use super::{CONFIG_FOLDER, CtlError, schedule};
 use crate::config::{Config, is_app_name};
 
 /// Check a configuration without touching anything
@@ -31,6 +31,7 @@ impl Check {
     /// The configuration is wrong, or has another profile.
     pub fn run(&self) -> Result<(), CtlError> {
         let config = Config::load(&file_of(&self.app))?;
+        schedule::check(&config)?;
         if let Some(profile) = self.profile.as_ref().filter(|p| **p != config.profile) {
             return Err(CtlError::Refused(format!(
                 "{app} is configured with the profile {configured}, not {profile}: use \

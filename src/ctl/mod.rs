@@ -4,6 +4,8 @@ pub mod add;
 pub mod check;
 pub mod remove;
 pub mod running;
+mod save;
+mod schedule;
 mod units;
 
 use std::io;
@@ -34,6 +36,16 @@ pub enum CtlError {
         path: PathBuf,
         /// Why not.
         source: io::Error,
+    },
+    /// The running app was scaled, and its file is as it was.
+    #[error("{app} is scaled to {workers} until its next reload, but that is not saved: {source}")]
+    NotSaved {
+        /// The app.
+        app: String,
+        /// How many it has now.
+        workers: usize,
+        /// Why not.
+        source: Box<CtlError>,
     },
     /// systemctl said no.
     #[error("`{command}` failed: {output}")]

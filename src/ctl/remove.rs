@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::{CONFIG_FOLDER, CtlError, booted, systemctl, units};
+use crate::config::is_app_name;
 
 /// Stop an app and remove its units; its configuration stays unless --purge is said
 #[derive(Debug, clap::Args)]
@@ -22,7 +23,8 @@ impl Remove {
     /// There is no such app, or systemd can't stop it.
     pub fn run(&self) -> Result<(), CtlError> {
         let file = Path::new(CONFIG_FOLDER).join(format!("{}.toml", self.app));
-        let units = units::of_app(&self.app);
+        // Or NAME-reload.service would be taken for an app's.
+        let units = if is_app_name(&self.app) { units::of_app(&self.app) } else { Vec::new() };
         if units.is_empty() && !(self.purge && file.exists()) {
             return Err(CtlError::Refused(format!("there is no app \"{}\" here", self.app)));
         }

@@ -1,8 +1,10 @@
 //! Commands for a running app: `reload`, `scale`, `show`. Each waits for its effect.
 
+use std::path::Path;
+
 use serde_json::json;
 
-use super::CtlError;
+use super::{CtlError, save};
 use crate::control::Client;
 use crate::supervisor::{Reloaded, Scale, Status};
 
@@ -13,7 +15,7 @@ pub struct Reload {
     app: String,
 }
 
-/// Change the number of workers until the next reload
+/// Change the number of workers, until the next reload or for good
 #[derive(Debug, clap::Args)]
 pub struct ScaleTo {
     /// The app's name
@@ -21,6 +23,9 @@ pub struct ScaleTo {
     /// How many (6), or how many more (+2) or fewer (-- -1)
     #[arg(value_parser = parse_scale)]
     workers: Scale,
+    /// Write the number into the app's configuration as well
+    #[arg(long)]
+    save: bool,
 }
 
 /// Show a running app and its workers
@@ -58,10 +63,17 @@ impl ScaleTo {
     /// Runs the command.
     ///
     /// # Errors
-    /// There can't be so many.
+    /// There can't be so many, or they can't be saved.
     pub fn run(&self) -> Result<(), CtlError> {
         let status: Status = ask(&self.app, "Scale", json!({ "workers": self.workers }))?;
         println!("{}: {}", self.app, status.state);
+        if self.save {
+            let workers = status.wanted;
+            save::workers(&self.app, Path::new(&status.file), workers).map_err(|error| {
+                CtlError::NotSaved { app: self.app.clone(), workers, source: Box::new(error) }
+            })?;
+            println!("{}: workers = {workers}", status.file);
+        }
         Ok(())
     }
 }

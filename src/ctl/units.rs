@@ -1,11 +1,10 @@
 //! An app's units: what they are called, and their text from the templates in `units/`.
 
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, Listen};
-
-/// Where an administrator's units live. A generator's could not be enabled.
-const FOLDER: &str = "/etc/systemd/system";
+use crate::systemd::unit_file::{self, FOLDER};
 
 /// Where else systemd looks for units: one of ours by the same name would take the place of it.
 const OTHER_FOLDERS: [&str; 4] = [
@@ -14,9 +13,6 @@ const OTHER_FOLDERS: [&str; 4] = [
     "/usr/lib/systemd/system",
     "/lib/systemd/system",
 ];
-
-/// How every unit of ours begins: what does not begin so is not overwritten or removed.
-pub(super) const MARK: &str = "# Written by cohortctl add ";
 
 /// On top of what stopping may take by the configuration.
 const STOP_MARGIN_SECONDS: u64 = 15;
@@ -35,14 +31,14 @@ impl Unit {
         let others = OTHER_FOLDERS.iter().map(|folder| Path::new(folder).join(name));
         let mut foreign = std::iter::once(self.path.clone())
             .chain(others)
-            .filter(|path| path.symlink_metadata().is_ok() && !is_ours(path));
+            .filter(|path| path.symlink_metadata().is_ok() && unit_file::read(path).is_none());
         foreign.next()
     }
 }
 
 /// All units of an app, run by this user from programs in this folder.
 pub(super) fn render(config: &Config, user: &str, programs: &Path) -> Vec<Unit> {
-    let templates = [
+    let mut templates = vec![
         (include_str!("../../units/app.service.in"), format!("{}.service", config.app)),
         (include_str!("../../units/app.socket.in"), format!("{}.socket", config.app)),
         (
@@ -51,8 +47,14 @@ pub(super) fn render(config: &Config, user: &str, programs: &Path) -> Vec<Unit> 
         ),
         (include_str!("../../units/app@.service.in"), format!("{}@.service", config.app)),
     ];
-    let stream = |on: &Listen| format!("ListenStream={}", on.to_string().replace('%', "%%"));
-    let listen: Vec<String> = config.listen.iter().map(stream).collect();
+    let schedule = config.reload.schedule();
+    if schedule.is_some() {
+        let timer = include_str!("../../units/app-reload.timer.in");
+        templates.push((timer, format!("{}-reload.timer", config.app)));
+        let service = include_str!("../../units/app-reload.service.in");
+        templates.push((service, format!("{}-reload.service", config.app)));
+    }
+    let wants = |_| format!("# [reload] schedule\nWants={}-reload.timer", config.app);
     let asks = config.stop.timeout.as_secs() * config.stop.method.len() as u64;
     let stop = config.stop.drain.as_secs() + asks + STOP_MARGIN_SECONDS;
     let workers = match config.workers {
@@ -64,20 +66,53 @@ pub(super) fn render(config: &Config, user: &str, programs: &Path) -> Vec<Unit> 
         ("@APP@", config.app.clone()),
         ("@PROFILE@", config.profile.clone()),
         ("@CONFIG@", escaped(&config_file)),
-        ("@USER@", user.to_owned()),
+        ("@USER@", user.replace('%', "%%")),
         ("@BIN@", escaped(programs)),
-        ("@LISTEN@", listen.join("\n")),
+        ("@WANTS_TIMER@", schedule.map(wants).unwrap_or_default()),
+        ("@SCHEDULE@", schedule.unwrap_or_default().to_owned()),
+        ("@LISTEN@", listen(&config.listen)),
         ("@WORKERS@", workers),
         ("@STOP_SECONDS@", stop.to_string()),
     ];
     let fill = |template: &str| {
-        values.iter().fold(template.to_owned(), |text, (name, value)| text.replace(name, value))
+        values.iter().fold(template.to_owned(), |text, (name, value)| {
+            // A line that would be empty is left out.
+            let name = if value.is_empty() { format!("{name}\n") } else { (*name).to_owned() };
+            text.replace(&name, value)
+        })
     };
     let unit = |(template, name): (&str, String)| Unit {
         path: Path::new(FOLDER).join(name),
         text: fill(template),
     };
     templates.into_iter().map(unit).collect()
+}
+
+/// Lines of the socket unit: where it listens, and what has to be said about that.
+fn listen(entries: &[Listen]) -> String {
+    let is_any_v6 = |on: &Listen| matches!(on, Listen::Addr(a) if a.ip() == Ipv6Addr::UNSPECIFIED);
+    let v6_only = entries.iter().any(is_any_v6);
+    let mut lines = Vec::new();
+    for on in entries {
+        match on {
+            Listen::Port(port) if v6_only => {
+                lines.push(format!("ListenStream=0.0.0.0:{port}"));
+                lines.push(format!("ListenStream=[::]:{port}"));
+            }
+            _ => lines.push(format!("ListenStream={}", on.to_string().replace('%', "%%"))),
+        }
+    }
+    if v6_only {
+        lines.push(
+            "# [::] is every IPv6 address, and no IPv4 one; this holds for the whole unit".into(),
+        );
+        lines.push("BindIPv6Only=ipv6-only".into());
+    }
+    // systemd warns where it can't set it.
+    if entries.iter().any(|on| on.port().is_some()) {
+        lines.push("NoDelay=yes".into());
+    }
+    lines.join("\n")
 }
 
 /// A path as a word of a unit file: `%` and spaces mean something there.
@@ -91,14 +126,11 @@ pub(super) fn of_app(app: &str) -> Vec<PathBuf> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let is_its = name == format!("{app}.service")
             || name == format!("{app}.socket")
+            || name == format!("{app}-reload.timer")
+            || name == format!("{app}-reload.service")
             || (name.starts_with(&format!("{app}@")) && name.ends_with(".service"));
-        is_its && is_ours(path)
+        is_its && unit_file::read(path).is_some()
     };
     let Ok(entries) = std::fs::read_dir(FOLDER) else { return Vec::new() };
     entries.flatten().map(|entry| entry.path()).filter(ours).collect()
-}
-
-/// Whether we have written this file.
-pub(super) fn is_ours(path: &Path) -> bool {
-    std::fs::read_to_string(path).is_ok_and(|text| text.starts_with(MARK))
 }

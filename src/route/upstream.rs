@@ -180,9 +180,15 @@ impl Upstream {
         self.less.notify_waiters();
     }
 
-    /// The worker has a server for this listener.
-    pub fn open_server(&self, listener: ListenerId, key: String) {
-        lock(&self.servers).insert(listener, key);
+    /// The worker has a server for the first of these listeners, and for those of the others that
+    /// have none of their own.
+    pub fn open_server(&self, listeners: &[ListenerId], key: &str) {
+        let mut servers = lock(&self.servers);
+        for (at, listener) in listeners.iter().enumerate() {
+            if at == 0 || !servers.contains_key(listener) {
+                servers.insert(*listener, key.to_owned());
+            }
+        }
     }
 
     /// The worker has closed its server.

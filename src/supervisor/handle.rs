@@ -14,8 +14,19 @@ pub enum Request {
     Status(Reply<Status>),
 }
 
-/// Where an answer goes: what was done, or why not.
+/// Where an answer goes: what was done, or why not. Dropped when the app is stopped before.
 pub type Reply<T> = oneshot::Sender<Result<T, String>>;
+
+/// Why what was asked for did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The app was stopped before.
+    #[error("the app was stopped meanwhile")]
+    Stopped,
+    /// It could not be done.
+    #[error("{0}")]
+    Failed(String),
+}
 
 /// A number of workers, or a change of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,10 +50,14 @@ pub struct Reloaded {
 pub struct Status {
     /// Its name.
     pub app: String,
+    /// Its configuration, by its full path.
+    pub file: String,
     /// In words.
     pub state: String,
     /// The generation that serves.
     pub generation: u64,
+    /// How many workers there should be.
+    pub wanted: usize,
     /// Why the last reload failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_reload_error: Option<String>,
@@ -95,10 +110,9 @@ impl Handle {
     ///
     /// # Errors
     /// What was asked for did not happen, and why.
-    pub async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, String> {
+    pub async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
-        let stopped = || "the app is being stopped".to_owned();
-        self.requests.send(request(reply)).await.map_err(|_| stopped())?;
-        answer.await.unwrap_or_else(|_| Err(stopped()))
+        self.requests.send(request(reply)).await.map_err(|_| Refusal::Stopped)?;
+        answer.await.map_err(|_| Refusal::Stopped)?.map_err(Refusal::Failed)
     }
 }

@@ -12,5 +12,5 @@ mod requests;
 mod run;
 mod servers;
 
-pub use handle::{Handle, Reloaded, Reply, Request, Scale, Status, WorkerStatus};
+pub use handle::{Handle, Refusal, Reloaded, Reply, Request, Scale, Status, WorkerStatus};
 pub use run::{Output, RunError, run};

@@ -7,8 +7,9 @@
 use super::fleet::{Failure, Generation, How, Outcome};
 use super::handle::{Reloaded, Reply, Request, Scale, Status, WorkerStatus};
 use super::release::Release;
-use super::run::{Phase, Supervisor};
+use super::run::{Output, Phase, Supervisor};
 use crate::config::Config;
+use crate::systemd::unit_file;
 
 impl Supervisor {
     /// Carries out a request, or puts its asker on the list of those who wait.
@@ -74,7 +75,6 @@ impl Supervisor {
                 tracing::info!(generation = self.last.0, "reloading");
                 self.fleet.roll(self.last, release.policy(), release.config.workers);
                 self.releases.insert(self.last, release);
-                self.notifier.reloading();
             }
             Err(error) => self.reload_failed(error),
         }
@@ -99,11 +99,13 @@ impl Supervisor {
                 app = new.app,
             ));
         }
+        if self.output == Output::Inherit {
+            unit_file::compare_schedule(&new);
+        }
         Ok(new)
     }
 
     fn end_reload(&mut self, outcome: Outcome) {
-        self.notifier.ready();
         match outcome.result {
             Ok(()) => {
                 self.serving = outcome.generation;
@@ -116,6 +118,11 @@ impl Supervisor {
                     let _ = reply.send(Ok(reloaded));
                 }
             }
+            Err(Failure { how: How::Stopped, .. }) => {
+                // A reply that is dropped says so.
+                self.reloading.clear();
+                self.to_reload.clear();
+            }
             Err(Failure { worker, how }) => {
                 let what = match how {
                     How::NotReady => format!(
@@ -126,7 +133,7 @@ impl Supervisor {
                         format!("worker {worker} ended ({exit}); its own output says why")
                     }
                     How::Unwell => self.last_failure.clone().unwrap_or_default(),
-                    How::Stopped => "the app was stopped meanwhile".to_owned(),
+                    How::Stopped => unreachable!("taken above"),
                 };
                 let generation = outcome.generation;
                 self.reload_failed(format!(
@@ -183,10 +190,14 @@ impl Supervisor {
             })
             .collect();
         workers.sort_by_key(|worker| (worker.slot, worker.id));
+        let config = &self.releases[&self.serving].config;
+        let file = std::path::absolute(&config.file).unwrap_or_else(|_| config.file.clone());
         Status {
-            app: self.releases[&self.serving].config.app.clone(),
+            app: config.app.clone(),
+            file: file.to_string_lossy().into_owned(),
             state,
             generation: self.serving.0,
+            wanted: self.fleet.wanted(),
             last_reload_error: self.last_reload_error.clone(),
             workers,
         }

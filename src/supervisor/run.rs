@@ -309,8 +309,8 @@ impl Supervisor {
         let Some(process) = self.processes.get_mut(&id) else { return };
         match event {
             Event::Query(query) => {
-                if let Some((listener, key)) = self.servers.query(&process.worker, query) {
-                    process.upstream.open_server(listener, key);
+                if let Some((listeners, key)) = self.servers.query(&process.worker, query) {
+                    process.upstream.open_server(&listeners, &key);
                 }
             }
             Event::Listening(port) => {

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -73,9 +73,13 @@ impl Servers {
         Servers { routed, directory, open: HashMap::new() }
     }
 
-    /// Answers a worker's `queryServer`. Returns the routed listener that it got, with the key of
-    /// the worker's server.
-    pub fn query(&mut self, worker: &Arc<Worker>, query: Query) -> Option<(ListenerId, String)> {
+    /// Answers a worker's `queryServer`. Returns the routed listeners of the server's port, the one
+    /// it got first, with the key of the worker's server.
+    pub fn query(
+        &mut self,
+        worker: &Arc<Worker>,
+        query: Query,
+    ) -> Option<(Vec<ListenerId>, String)> {
         let key = self.key(&query);
         if let Some(server) = self.open.get(&key)
             && lock(&server.members).iter().any(|member| member.id == worker.id)
@@ -102,7 +106,7 @@ impl Servers {
             Kind::Routed(listener) => {
                 let name = self.routed[listener.0].addr.map(sock_name);
                 worker.serve(query.seq, &key, &server.data, name.as_ref());
-                Some((*listener, key))
+                Some((self.same_port(*listener), key))
             }
             Kind::InTurn { name, .. } => {
                 worker.serve(query.seq, &key, &server.data, name.as_ref());
@@ -145,16 +149,28 @@ impl Servers {
         self.open.values().filter(of_worker).filter_map(name).collect()
     }
 
-    /// The routed listener that an endpoint means: the same port, path or descriptor.
+    /// A routed listener, and the others on its port.
+    fn same_port(&self, listener: ListenerId) -> Vec<ListenerId> {
+        let port = |at: usize| self.routed[at].addr.map(|addr| addr.port());
+        let others = (0..self.routed.len())
+            .filter(|at| *at != listener.0 && port(*at).is_some() && port(*at) == port(listener.0));
+        std::iter::once(listener).chain(others.map(ListenerId)).collect()
+    }
+
+    /// The routed listener that an endpoint means: the same address or port, path or descriptor.
     fn routed(&self, on: &Endpoint) -> Option<ListenerId> {
         let at = match on {
             Endpoint::Fd(fd) => {
                 usize::try_from(fd - FIRST_FD).ok().filter(|at| *at < self.routed.len())
             }
-            Endpoint::Tcp { port, .. } => self
-                .routed
-                .iter()
-                .position(|place| *port != 0 && place.addr.is_some_and(|a| a.port() == *port)),
+            Endpoint::Tcp { port: 0, .. } => None,
+            Endpoint::Tcp { address, port, .. } => {
+                let ip = ip(address).ok().flatten();
+                let is = |addr: SocketAddr| addr.port() == *port && ip == Some(addr.ip());
+                let mut places = self.routed.iter().map(|place| place.addr);
+                let exactly = places.clone().position(|addr| addr.is_some_and(is));
+                exactly.or_else(|| places.position(|addr| addr.is_some_and(|a| a.port() == *port)))
+            }
             Endpoint::Path { path, .. } => {
                 let path = self.directory.join(path);
                 self.routed.iter().position(|place| place.path.as_ref() == Some(&path))
@@ -208,7 +224,7 @@ fn ip(address: &Option<String>) -> io::Result<Option<IpAddr>> {
     address.as_ref().map(parse).transpose()
 }
 
-fn sock_name(address: std::net::SocketAddr) -> SockName {
+fn sock_name(address: SocketAddr) -> SockName {
     SockName {
         address: address.ip().to_string(),
         family: if address.is_ipv6() { "IPv6" } else { "IPv4" },

@@ -2,5 +2,6 @@
 
 mod notify;
 pub mod post_stop;
+pub mod unit_file;
 
 pub use notify::Notifier;

@@ -16,14 +16,6 @@ impl Notifier {
         tell(&[NotifyState::Ready]);
     }
 
-    /// `RELOADING=1`, until [`Notifier::ready`].
-    pub fn reloading(&self) {
-        match NotifyState::monotonic_usec_now() {
-            Ok(now) => tell(&[NotifyState::Reloading, now]),
-            Err(_) => tell(&[NotifyState::Reloading]),
-        }
-    }
-
     /// `STOPPING=1`.
     pub fn stopping(&self) {
         tell(&[NotifyState::Stopping]);

@@ -236,6 +236,11 @@ impl App {
         self.file.file_stem().and_then(|stem| stem.to_str()).expect("an ASCII name")
     }
 
+    /// Its configuration.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// Changes text in the configuration.
     pub(crate) fn change(&self, from: &str, to: &str) {
         let text = std::fs::read_to_string(&self.file).expect("readable");

@@ -58,6 +58,7 @@ fn the_smallest_file_has_the_documented_defaults() {
     assert_eq!(config.stop.method, [StopMethod::Signal(15)]);
     assert_eq!(config.profile, "cluster");
     assert!(config.route.sticky);
+    assert_eq!(config.reload.schedule(), None);
 }
 
 #[test]
@@ -76,6 +77,7 @@ fn every_key_reaches_its_place() {
     assert_eq!(config.stop.method, [StopMethod::Message("shutdown".into()), StopMethod::Signal(2)]);
     assert_eq!(config.stop.drain, Duration::from_secs(20));
     assert_eq!((config.reload.surge, config.reload.disconnects_per_second), (2, 50));
+    assert_eq!(config.reload.schedule(), Some("Mon..Fri 04:00"));
     assert_eq!(config.restart.policy, RestartPolicy::OnFailure);
     assert_eq!(config.restart.backoff.0, Duration::from_millis(250));
     assert_eq!(config.restart.stop_on_exit, [0, 42]);

@@ -78,6 +78,13 @@ fn an_app_that_throws_ends_it_and_its_words_are_shown() {
     assert!(log.contains("error: no worker became ready. A worker exited (exit code 1)"), "{log}");
 }
 
+/// There is no timer without systemd. It is said once, and the app runs.
+#[test]
+fn a_schedule_without_systemd_is_warned_of() {
+    let app = Spec::new("children.js").more("[reload]\nschedule = \"*:*:*\"").start();
+    assert_eq!(app.log().matches("[reload] schedule needs systemd's timer").count(), 1);
+}
+
 #[test]
 fn a_worker_s_own_children_end_with_it() {
     let mut app = Spec::new("children.js").start();

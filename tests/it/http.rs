@@ -450,14 +450,23 @@ fn every_kind_of_address_is_listened_on() {
     let path = folder.path().join("app.sock").display().to_string();
     let six = format!("[::1]:{}", free_port());
     let both = free_port();
+    let any = [format!("0.0.0.0:{both}"), format!("[::]:{both}")];
+    let ends = vec![format!("127.0.0.1:{both}"), format!("[::1]:{both}")];
     for (listen, addresses) in [
-        (path.clone(), vec![path]),
-        (six.clone(), vec![six]),
-        (both.to_string(), vec![format!("127.0.0.1:{both}"), format!("[::1]:{both}")]),
+        (vec![path.clone()], vec![path]),
+        (vec![six.clone()], vec![six]),
+        (vec![both.to_string()], ends.clone()),
+        (any.to_vec(), ends.clone()),
+        (ends.clone(), ends.clone()),
+        (vec![any[0].clone()], vec![ends[0].clone()]),
+        (vec![any[1].clone()], vec![ends[1].clone()]),
     ] {
-        let socket = if listen.starts_with('/') { listen.as_str() } else { "" };
-        let app =
-            web().env("SOCKET", socket).listen(&[&listen]).more("[route]\ntrusted = []").start();
+        let listen: Vec<&str> = listen.iter().map(String::as_str).collect();
+        let socket = if listen[0].starts_with('/') { listen[0] } else { "" };
+        let app = web().env("SOCKET", socket).listen(&listen).more("[route]\ntrusted = []").start();
+        for not_listed in ends.iter().filter(|end| addresses.len() == 1 && **end != addresses[0]) {
+            assert!(std::net::TcpStream::connect(not_listed).is_err(), "{listen:?} {not_listed}");
+        }
         for address in addresses {
             let seen = Wire::open(&address).get("/raw").json();
             assert_eq!(seen["remoteAddress"], "127.0.0.1", "{address}: {seen}");

@@ -1,6 +1,9 @@
 //! Reload and scale of a running app: under load, and with releases that are broken.
 
-use std::io::{BufRead, BufReader};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -182,6 +185,34 @@ fn reloads_that_are_asked_for_meanwhile_are_one() {
     app.wait_for_times(" reloaded generation=", 3);
 }
 
+/// Who waits for a reload that a stop cuts short is told that, and not that it failed.
+#[test]
+fn a_stop_in_the_middle_of_a_reload_is_no_failure() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: the control socket's path is that of root");
+        return;
+    }
+    let mut app = sio("[reload]\ncanary = \"1h\"").start();
+    let (first, second) = std::thread::scope(|scope| {
+        let first = scope.spawn(|| ctl(&app, &["reload"]));
+        app.wait_for(" reloading generation=2");
+        let path = format!("/run/cohortd/{}/control", app.name());
+        let mut socket = UnixStream::connect(path).expect("connects");
+        socket.write_all(b"{\"method\":\"org.cohortd.App.Reload\"}\0").expect("written");
+        ok(&app, &["show"]); // is answered after that was read
+        app.signal("TERM");
+        let mut second = String::new();
+        socket.read_to_string(&mut second).expect("text");
+        (first.join().expect("it ran"), second)
+    });
+    assert_eq!(first.status.code(), Some(75));
+    let said = String::from_utf8_lossy(&first.stderr);
+    assert_eq!(said, "error: the app was stopped meanwhile\n");
+    assert!(second.contains("org.cohortd.App.Stopped"), "{second}");
+    assert_eq!(app.wait(), Some(0));
+    assert!(!app.log().contains("not reloaded"), "{}", app.log());
+}
+
 #[test]
 fn a_reload_takes_the_file_s_number_of_workers_and_environment() {
     let app = sio("[reload]\ncanary = \"0s\"").workers(3).start();
@@ -191,7 +222,7 @@ fn a_reload_takes_the_file_s_number_of_workers_and_environment() {
     let workers = app.workers();
     assert_eq!(workers.keys().copied().collect::<Vec<_>>(), [0, 1]);
     for pid in workers.values() {
-        let env = std::fs::read_to_string(format!("/proc/{pid}/environ")).expect("ours");
+        let env = fs::read_to_string(format!("/proc/{pid}/environ")).expect("ours");
         assert!(env.split('\0').any(|variable| variable == "NEW=yes"), "{env}");
     }
 }
@@ -214,6 +245,80 @@ fn slots_stay_dense_when_it_is_scaled() {
     assert_eq!(json["workers"].as_array().map(Vec::len), Some(2), "{json}");
 }
 
+/// Nothing but the number changes in the file, and it is what the next reload goes by.
+#[test]
+fn a_number_of_workers_can_be_saved() {
+    let app = sio("[reload]\ncanary = \"0s\"\n[stop]\ndrain = \"1s\" # short").workers(1).start();
+    app.change("workers = 1", "\n# how many\nworkers = \"auto\"   # as many as there are\n");
+    let file = app.file();
+    let folder = file.parent().expect("it has one");
+    fs::set_permissions(file, fs::Permissions::from_mode(0o640)).expect("ours");
+    let owner = if rustix::process::geteuid().is_root() { 4321 } else { 0 };
+    if owner != 0 {
+        chown(file, Some(owner), Some(owner + 1)).expect("root can");
+    }
+    let text = fs::read_to_string(file).expect("readable");
+    let is_saved = |number: &str| {
+        assert_eq!(fs::read_to_string(file).expect("text"), text.replace("\"auto\"", number));
+        let now = fs::metadata(file).expect("it is there");
+        assert_eq!(now.mode() & 0o7777, 0o640);
+        assert!(owner == 0 || (now.uid(), now.gid()) == (owner, owner + 1));
+    };
+    let said = ok(&app, &["scale", "3", "--save"]);
+    assert!(said.ends_with(&format!("{}: workers = 3\n", file.display())), "{said}");
+    is_saved("3");
+    ok(&app, &["reload"]);
+    assert_eq!(app.workers().len(), 3);
+    ok(&app, &["scale", "--save", "--", "-1"]);
+    is_saved("2");
+    ok(&app, &["scale", "1"]);
+    is_saved("2");
+
+    // A link stays one.
+    let elsewhere = tempfile::TempDir::new().expect("a folder");
+    let real = elsewhere.path().join("of-today.conf");
+    fs::rename(file, &real).or_else(|_| fs::copy(file, &real).map(drop)).expect("moved");
+    let _ = fs::remove_file(file);
+    symlink(&real, file).expect("linked");
+    ok(&app, &["scale", "2", "--save"]);
+    ok(&app, &["scale", "4", "--save"]);
+    assert!(file.is_symlink());
+    assert_eq!(fs::read_to_string(&real).expect("text"), text.replace("\"auto\"", "4"));
+    for place in [folder, elsewhere.path()] {
+        assert_eq!(fs::read_dir(place).expect("a folder").count(), 1, "nothing is left behind");
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&ok(&app, &["show", "--json"])).expect("JSON");
+    assert_eq!(json["file"].as_str(), file.to_str());
+    assert_eq!(json["wanted"], 4);
+}
+
+/// The file may have changed since it was read: then the app is scaled, and the file left alone.
+#[test]
+fn a_number_that_can_t_be_saved_is_said() {
+    let app = sio("[stop]\ndrain = \"1s\"").workers(1).start();
+    app.change("workers = 1", "wokers = 1");
+    let text = fs::read_to_string(app.file()).expect("readable");
+    let not_saved = |workers: &str, why: &str| {
+        let output = ctl(&app, &["scale", workers, "--save"]);
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&output.stderr);
+        let what = format!(
+            "error: {} is scaled to {workers} until its next reload, but that is not saved: {}",
+            app.name(),
+            app.file().display()
+        );
+        assert!(said.starts_with(&what) && said.contains(why), "{said}");
+        assert_eq!(app.workers().len().to_string(), workers);
+    };
+    not_saved("2", ":4:1: unknown key `wokers`; did you mean `workers`?");
+    assert_eq!(fs::read_to_string(app.file()).expect("readable"), text);
+    fs::remove_file(app.file()).expect("ours");
+    not_saved("3", ": No such file or directory");
+    fs::create_dir(app.file()).expect("ours");
+    not_saved("2", ": Is a directory");
+}
+
 #[test]
 fn the_control_socket_is_its_owner_s_and_goes_with_the_app() {
     let mut app = sio("").start();
@@ -222,14 +327,12 @@ fn the_control_socket_is_its_owner_s_and_goes_with_the_app() {
         eprintln!("SKIPPED: the path is that of root");
         return;
     }
-    use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::metadata(&path).expect("it is there").permissions().mode();
+    let mode = fs::metadata(&path).expect("it is there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     // Nonsense is answered, and harms nobody.
-    use std::io::{Read, Write};
     for nonsense in ["\0", "{}\0", "{\"method\":\"org.cohortd.App.Dance\"}\0", "[[[[", "nonsense\0"]
     {
-        let mut socket = std::os::unix::net::UnixStream::connect(&path).expect("connects");
+        let mut socket = UnixStream::connect(&path).expect("connects");
         socket.write_all(nonsense.as_bytes()).expect("written");
         socket.shutdown(std::net::Shutdown::Write).expect("done");
         let mut answer = String::new();

@@ -2,7 +2,10 @@
 //!
 //! Every behaviour is shown on each systemd there is a tree for.
 
+mod schedule;
+
 use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -426,6 +429,52 @@ fn every_entry_of_listen_is_handed_over_and_served() {
     });
 }
 
+/// What stands in `listen` is all that is listened on, and the same without systemd: all of IPv4 and
+/// all of IPv6 are two sockets, and one server of the app is behind both.
+#[test]
+fn all_of_ipv4_and_all_of_ipv6_are_two_entries() {
+    on_each(|host| {
+        host.write(
+            "/srv/myapp/app.js",
+            r#"
+            const http = require("node:http");
+            const listen = (name, where) => http.createServer((req, res) => res.end(name)).listen(where);
+            listen("one", { port: 8080 });
+            listen("v4", { port: 8081, host: "0.0.0.0" });
+            listen("v6", { port: 8081, host: "::", ipv6Only: true });
+            listen("only", { port: 8082 });
+            listen("port", { port: 8083 });
+            "#,
+        );
+        let listen = "0.0.0.0:8080 [::]:8080 0.0.0.0:8081 [::]:8081 [::]:8082 8083";
+        host.add("myapp", "app.js", listen);
+        host.ok("systemctl start myapp@cluster");
+        for (port, v4, v6) in [(8080, "one", "one"), (8081, "v4", "v6"), (8083, "port", "port")] {
+            assert_eq!(host.get(&format!("http://127.0.0.1:{port}")), v4);
+            assert_eq!(host.get(&format!("http://[::1]:{port}")), v6);
+        }
+        assert_eq!(host.get("http://[::1]:8082"), "only");
+        assert_eq!(host.curl_code("http://127.0.0.1:8082"), 7, "not on IPv4");
+        assert_eq!(host.journal("-p warning"), "-- No entries --");
+    });
+}
+
+/// Nothing is set on a Unix socket that only TCP has: systemd would warn.
+#[test]
+fn a_path_alone_is_listened_on_without_a_warning() {
+    on_each(|host| {
+        host.write(
+            "/srv/myapp/app.js",
+            r#"require("node:http").createServer((req, res) => res.end("path")).listen("/run/myapp.sock");"#,
+        );
+        host.add("myapp", "app.js", "/run/myapp.sock");
+        host.ok("systemctl start myapp@cluster");
+        assert_eq!(host.get("--unix-socket /run/myapp.sock http://app"), "path");
+        let log = host.ok("journalctl --no-pager -p warning -u myapp -u myapp.socket");
+        assert_eq!(log, "-- No entries --");
+    });
+}
+
 /// An app made for socket activation: descriptors from 3 on are the entries of `listen`.
 #[test]
 fn a_worker_that_listens_on_descriptor_3_gets_the_first_socket() {
@@ -492,7 +541,7 @@ fn a_start_that_fails_says_so_and_why() {
         assert_ne!(started.code, 0, "{started}");
         assert_eq!(host.show("myapp@cluster", "ActiveState"), "inactive");
         host.logs("-t myapp", "Error: no database");
-        host.logs("-t myapp", "no worker became ready");
+        host.logs("-t myapp -p err", "no worker became ready");
         // It is tried again, and the clients wait meanwhile.
         assert_eq!(host.show("myapp.socket", "ActiveState"), "active");
         host.write("/srv/myapp/app.js", WEB);
@@ -518,7 +567,8 @@ fn a_wrong_configuration_fails_once_with_its_place() {
         assert_eq!(host.show("myapp", "ExecMainStatus"), "78");
         assert_eq!(host.show("myapp", "SubState"), "failed", "and not auto-restart");
         assert_eq!(host.show("myapp", "NRestarts"), "0");
-        host.logs("-t myapp", wrong);
+        host.logs("-t myapp -p err", wrong);
+        host.logs("-t myapp -p err", "6 | worker = 3");
 
         // Clients knock until systemd closes the socket; the repair opens it again.
         host.run("curl -s http://127.0.0.1:8080");
@@ -541,7 +591,7 @@ fn another_profile_is_refused_by_name() {
         assert_eq!(host.states(), ALL_INACTIVE);
         let told = "configured with the profile cluster, not other: use myapp@cluster";
         host.is_soon("told each time", || {
-            let log = host.ok("journalctl --no-pager -u myapp@other");
+            let log = host.ok("journalctl --no-pager -p err -u myapp@other");
             log.matches(told).count() == 7
         });
         // journald may lose which start a line of so short a process belongs to: the title is sure.
@@ -604,6 +654,28 @@ fn a_killed_cohortd_is_replaced_with_its_workers() {
         let pid = host.get("http://127.0.0.1:8080");
         assert!(host.processes().contains(&pid));
         assert_eq!(host.ok("pgrep -c -u myapp"), "3", "none strayed from the cgroup");
+    });
+}
+
+/// So does one that is killed in the middle of a reload, and at once.
+#[test]
+fn a_cohortd_that_is_killed_in_a_reload_is_replaced() {
+    on_each(|host| {
+        host.add_text(WEB);
+        let config = host.ok("cat /etc/cohortd/myapp.toml");
+        host.write("/etc/cohortd/myapp.toml", &format!("{config}\n[reload]\ncanary = \"1h\"\n"));
+        host.ok("systemctl start myapp@cluster");
+        // What it looks like to systemd is a matter of chance.
+        for _ in 0..6 {
+            let cohortd = host.main_pid();
+            host.ok("systemctl reload --no-block myapp");
+            host.is_soon("two generations", || host.processes().len() > 4);
+            host.ok(&format!("kill -KILL {cohortd}"));
+            let start = Instant::now();
+            host.is_soon("replaced", || host.processes().len() == 3 && host.main_pid() != cohortd);
+            host.becomes(ALL_ACTIVE);
+            assert!(start.elapsed() < Duration::from_secs(15), "only the watchdog has seen it");
+        }
     });
 }
 
@@ -678,6 +750,68 @@ fn add_changes_nothing_that_is_not_its_own() {
         assert_eq!(other.code, 1, "the configuration says something else: {other}");
         assert_eq!(files(), added);
         host.ok("cohortctl check myapp");
+    });
+}
+
+/// Root can save a number of workers; the app's user, who may not write the file, is told what was
+/// done and what was not.
+#[test]
+fn a_number_of_workers_is_saved_by_who_may() {
+    on_each(|host| {
+        host.add_text(WEB);
+        host.ok("systemctl start myapp@cluster");
+        let file = "/etc/cohortd/myapp.toml";
+        let text = host.ok(&format!("cat {file}"));
+        let as_user = "setpriv --reuid=myapp --regid=myapp --clear-groups";
+        let said = host.run(&format!("{as_user} cohortctl scale myapp 1 --save"));
+        let what = format!(
+            "error: myapp is scaled to 1 until its next reload, but that is not saved: {file}: \
+             Permission denied (os error 13) (this is for root: use sudo)\n"
+        );
+        assert_eq!((said.code, said.stderr.as_str()), (1, what.as_str()));
+        assert_eq!(host.processes().len(), 2, "cohortd and one worker");
+        assert_eq!(host.ok(&format!("cat {file}")), text);
+
+        host.ok("cohortctl scale myapp 3 --save");
+        assert_eq!(host.ok(&format!("cat {file}")), text.replace("workers = 2", "workers = 3"));
+        assert_eq!(host.ok("ls -A /etc/cohortd"), "myapp.toml");
+        host.ok("systemctl restart myapp");
+        assert_eq!(host.processes().len(), 4);
+    });
+}
+
+/// Whoever owns the directory is who everything runs as, by name; by number if nobody has it.
+#[test]
+fn the_app_runs_as_the_owner_of_its_directory() {
+    on_each(|host| {
+        host.write("/srv/myapp/app.js", WEB);
+        let exec = "/opt/node/bin/node app.js";
+        let runs_as = |app: &str, directory: &str, user: &str| {
+            let added = host.sdbox.ok(&[
+                "cohortctl",
+                "add",
+                app,
+                "--exec",
+                exec,
+                "--directory",
+                directory,
+                "--listen",
+                "8080",
+            ]);
+            assert!(added.contains(&format!("and runs as {user}.")), "{added}");
+            assert_eq!(host.show(app, "User"), user);
+        };
+        runs_as("myapp", "/srv/myapp", "myapp");
+        host.ok("systemctl start myapp.service");
+        let users = host.ok(&format!("ps -o user= -p {}", host.processes().join(",")));
+        assert!(users.lines().all(|user| user == "myapp"), "{users}");
+
+        host.ok("install -d -o 4321 /srv/nobodys");
+        runs_as("nobodys", "/srv/nobodys", "4321");
+        host.ok("install -d -o 0 /srv/roots");
+        let argv = ["cohortctl", "add", "roots", "--exec", exec, "--directory", "/srv/roots"];
+        let refused = host.sdbox.run(&[&argv[..], &["--listen", "8081"]].concat());
+        assert!(refused.code == 1 && refused.stderr.contains("belongs to root"), "{refused}");
     });
 }
 

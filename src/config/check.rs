@@ -233,6 +233,12 @@ impl Check<'_> {
         if let Some(text) = raw.serialization.as_ref().filter(|_| kind != Kind::Node) {
             return refuse(text.span(), "serialization", "they have no IPC channel");
         }
+        let message = |text: &&Text| text.as_ref().starts_with("message:");
+        if let Some(text) = raw.stop.method.iter().flatten().find(message)
+            && kind != Kind::Node
+        {
+            return refuse(text.span(), "a message", "they have no IPC channel");
+        }
         if kind == Kind::Job {
             if let Some(text) = raw.listen.first() {
                 return refuse(text.span(), "listen", "a job has no socket");

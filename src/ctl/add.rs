@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{CONFIG_FOLDER, CtlError, booted, schedule, systemctl, units};
-use crate::config::{APP_NAME, Config, is_app_name};
+use crate::config::{APP_NAME, Config, Kind, is_app_name};
 
 /// Make an app a systemd service: write its configuration (unless it is there) and its units
 #[derive(Debug, clap::Args)]
@@ -15,7 +15,7 @@ pub struct Add {
     /// The app's name: of its configuration, its units and its log
     app: String,
     /// The worker's command line, such as "node worker.js"; quotes work as in a shell, nothing else
-    #[arg(long, requires = "listen")]
+    #[arg(long)]
     exec: Option<String>,
     /// Where workers start
     #[arg(long, default_value = ".")]
@@ -23,6 +23,9 @@ pub struct Add {
     /// A port (8080), an address (127.0.0.1:8080) or a path (/run/myapp.sock); may be repeated
     #[arg(long, requires = "exec")]
     listen: Vec<String>,
+    /// How workers are spoken to: node, socket (any language) or job (no socket at all)
+    #[arg(long, requires = "exec")]
+    kind: Option<String>,
     /// How many workers: a number, auto (one a processor) or auto-1
     #[arg(long, requires = "exec")]
     workers: Option<String>,
@@ -89,9 +92,13 @@ impl Add {
                 systemctl(&["start", &timer])?;
             }
         }
+        let socket = match config.kind {
+            Kind::Node | Kind::Socket => format!("{}.socket ", config.app),
+            Kind::Job => String::new(),
+        };
         println!(
             "{app} is configured in {file} and runs as {user}. To start it, now and at each boot:\n  \
-             systemctl enable --now {app}.socket {app}@{profile}",
+             systemctl enable --now {socket}{app}@{profile}",
             app = config.app,
             file = file.display(),
             profile = config.profile,
@@ -124,11 +131,16 @@ impl Add {
             format!("[{}]", items.join(", "))
         };
         let mut text = format!(
-            "exec = {}\ndirectory = {}\nlisten = {}\n",
+            "exec = {}\ndirectory = {}\n",
             list(&words),
             string(&directory.to_string_lossy()),
-            list(&self.listen),
         );
+        if !self.listen.is_empty() {
+            text += &format!("listen = {}\n", list(&self.listen));
+        }
+        if let Some(kind) = &self.kind {
+            text += &format!("kind = {}\n", string(kind));
+        }
         if let Some(workers) = &self.workers {
             let value = workers.parse::<i64>().map_or_else(|_| string(workers), |n| n.to_string());
             text += &format!("workers = {value}\n");

@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, Listen};
+use crate::config::{Config, Kind, Listen};
 use crate::systemd::unit_file::{self, FOLDER};
 
 /// Where else systemd looks for units: one of ours by the same name would take the place of it.
@@ -40,13 +40,16 @@ impl Unit {
 pub(super) fn render(config: &Config, user: &str, programs: &Path) -> Vec<Unit> {
     let mut templates = vec![
         (include_str!("../../units/app.service.in"), format!("{}.service", config.app)),
-        (include_str!("../../units/app.socket.in"), format!("{}.socket", config.app)),
         (
             include_str!("../../units/app@profile.service.in"),
             format!("{}@{}.service", config.app, config.profile),
         ),
         (include_str!("../../units/app@.service.in"), format!("{}@.service", config.app)),
     ];
+    let socket = (config.kind != Kind::Job).then(|| format!("{}.socket", config.app));
+    if let Some(socket) = &socket {
+        templates.push((include_str!("../../units/app.socket.in"), socket.clone()));
+    }
     let schedule = config.reload.schedule();
     if schedule.is_some() {
         let timer = include_str!("../../units/app-reload.timer.in");
@@ -64,6 +67,11 @@ pub(super) fn render(config: &Config, user: &str, programs: &Path) -> Vec<Unit> 
     let config_file = std::path::absolute(&config.file).unwrap_or(config.file.clone());
     let values = [
         ("@APP@", config.app.clone()),
+        (
+            "@NEEDS_SOCKET@",
+            socket.as_ref().map(|s| format!("Requires={s}\nAfter={s}")).unwrap_or_default(),
+        ),
+        ("@SOCKETS@", socket.as_ref().map(|s| format!("Sockets={s}")).unwrap_or_default()),
         ("@PROFILE@", config.profile.clone()),
         ("@CONFIG@", escaped(&config_file)),
         ("@USER@", user.replace('%', "%%")),

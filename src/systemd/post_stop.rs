@@ -10,6 +10,9 @@ use zbus::OwnedObjectPath;
 /// systemd's own bus name, also the prefix of its interfaces.
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 
+/// What systemd says of a unit that it does not know.
+const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
+
 /// What ended the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cause {
@@ -31,7 +34,13 @@ pub async fn close_socket_on_stop(app: &str) -> zbus::Result<()> {
     if cause(&bus, &unit).await? == Cause::Stop {
         let socket = format!("{app}.socket");
         // The service is still stopping: waiting for the socket's job here would be for ever.
-        let _job: OwnedObjectPath = manager.call("StopUnit", &(socket.as_str(), "replace")).await?;
+        let stopped: zbus::Result<OwnedObjectPath> =
+            manager.call("StopUnit", &(socket.as_str(), "replace")).await;
+        match stopped {
+            // A job has none.
+            Err(zbus::Error::MethodError(name, ..)) if name == NO_SUCH_UNIT => {}
+            other => drop(other?),
+        }
     }
     Ok(())
 }

@@ -27,6 +27,9 @@ fn their_configurations_are_right() {
         assert_eq!(config.listen[0].port(), Some(port));
         assert!(config.directory.join(&config.exec[1]).exists(), "{:?}", config.exec);
     }
+    for name in ["uvicorn", "job"] {
+        assert_eq!(toml(name).app, name);
+    }
 }
 
 #[test]

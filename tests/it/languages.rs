@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use cohortd::config::Config;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -101,6 +102,17 @@ fn uvicorn_serves_requests_and_websockets() {
     let seen = load.result();
     assert_eq!(seen["faults"], json!({}), "{seen}\n{}", app.log());
     assert_eq!(seen["ends"], json!({ "1012": 10 }), "{seen}");
+}
+
+#[test]
+fn the_example_is_right() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/uvicorn");
+    let config = Config::load(&folder.join("cohortd.toml")).unwrap_or_else(|e| panic!("{e}"));
+    let mut words = config.exec.clone();
+    words[0] = installed(&words[0]);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let app = Spec::program("socket", &words).script(folder.join("app.py")).start();
+    assert!(get(app.address(), "/").text().starts_with("hello from process "));
 }
 
 #[test]

@@ -119,3 +119,39 @@ fn a_worker_that_falls_ill_is_replaced() {
         host.is_soon("two ready", || host.show("myapp", "StatusText") == "2/2 workers ready");
     });
 }
+
+/// Workers that get a socket, and workers that get none, are services like any other.
+#[test]
+fn other_kinds_are_services_too() {
+    on_each(|host| {
+        let node = "/opt/node/bin/node";
+        host.write("/srv/myapp/job.js", "setInterval(() => {}, 1000)");
+        let exec = format!("{node} /srv/js/apps/fd3.js");
+        let add =
+            ["cohortctl", "add", "myapp", "--kind", "socket", "--exec", &exec, "--listen", "8080"];
+        let user = ["--directory", "/srv/myapp", "--user", "myapp", "--workers", "2"];
+        host.sdbox.ok(&[&add[..], &user[..]].concat());
+        host.reconfigure(|text| format!("{text}\n[reload]\ncanary = \"100ms\"\n"));
+        host.ok("systemctl start myapp@cluster");
+        let load = host.clients("load", "load.js http://127.0.0.1:8080/whoami");
+        let old = host.workers();
+        host.ok("systemctl reload myapp");
+        assert!(host.workers().iter().all(|pid| !old.contains(pid)));
+        let seen = load.stop();
+        assert_eq!(seen["failures"], json!({}), "{seen}");
+        host.ok("systemctl stop myapp");
+
+        let exec = format!("{node} job.js");
+        let add = ["cohortctl", "add", "work", "--kind", "job", "--exec", &exec];
+        host.sdbox.ok(&[&add[..], &user[..]].concat());
+        assert_ne!(host.run("systemctl cat work.socket").code, 0, "it has no use for one");
+        host.ok("systemctl enable --now work@cluster");
+        assert_eq!(host.show("work", "StatusText"), "2/2 workers ready");
+        host.ok("systemctl stop work@cluster");
+        host.is_soon("stopped", || host.show("work", "ActiveState") == "inactive");
+        assert_eq!(host.show("work", "Result"), "success");
+        let journal = host.ok("journalctl --no-pager -u work -p err");
+        assert!(!journal.contains("rror"), "{journal}");
+        host.ok("cohortctl remove work");
+    });
+}

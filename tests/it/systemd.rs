@@ -25,7 +25,7 @@ require("node:http").createServer((req, res) => {
 
 /// A machine with cohortd, Node 20 and `tests/js` on it.
 pub(crate) struct Host {
-    sdbox: Sdbox,
+    pub(crate) sdbox: Sdbox,
 }
 
 /// Does the same on every systemd, one after the other.

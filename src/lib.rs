@@ -20,7 +20,7 @@
 //! | [`control`] | the socket by which a running app is spoken to |
 //! | [`ctl`] | `cohortctl`, one file a command |
 //!
-//! What decides is pure (`route::{head, table, websocket}`, `worker::wire`, `supervisor::fleet`,
+//! What decides is pure (`route::{affinity, head, table, websocket}`, `worker::wire`, `supervisor::fleet`,
 //! `relay::{fanout, envelope}`): no clock, no runtime, no system call; a test sees to it. The
 //! others do what was decided.
 

@@ -12,7 +12,7 @@ use super::file::{self, Count, Env, File, Text};
 use super::value::{self, Listen, Network};
 use super::{
     APP_NAME, Balance, Config, Health, Kind, Limits, Memory, OnHang, Ready, ReadyWhen, Reload,
-    Restart, RestartPolicy, Route, Stop, StopMethod, app_name, is_name,
+    Restart, RestartPolicy, Route, Sticky, Stop, StopMethod, app_name, is_name,
 };
 use crate::worker::wire::Framing;
 
@@ -96,8 +96,6 @@ impl Check<'_> {
     fn not_yet(&self, raw: &File) -> Checked<()> {
         // A word that ends in a colon stands for everything that begins with it.
         self.choice("route.protocol", &raw.route.protocol, &["http"], &["tcp"])?;
-        let later = ["ip", "cookie:", "header:"];
-        self.choice("route.sticky", &raw.route.sticky, &["auto", "off"], &later)?;
         self.choice("route.deliver", &raw.route.deliver, &["auto"], &["handoff", "shared"])?;
         self.choice("relay.adapter", &raw.relay.adapter, &["auto"], &[])?;
         self.choice("relay.bus", &raw.relay.bus, &[""], &["nats:", "redis:", "tls:", "rediss:"])
@@ -403,7 +401,7 @@ impl Check<'_> {
                 .collect::<Checked<_>>()?,
         };
         Ok(Route {
-            sticky: self.word(&raw.sticky, &[("auto", true), ("off", false)])?.unwrap_or(true),
+            sticky: self.parsed(&raw.sticky, Sticky::Sessions, sticky)?,
             trusted,
             balance: self.word(&raw.balance, &words)?.unwrap_or(Balance::LeastLoaded),
             queue: self.duration(&raw.queue, Duration::from_secs(5))?,
@@ -467,6 +465,23 @@ impl Check<'_> {
             }
         }
         Ok(())
+    }
+}
+
+fn sticky(text: &str) -> Result<Sticky, String> {
+    let name = |name: &str| {
+        let is_name = hyper::header::HeaderName::from_bytes(name.as_bytes()).is_ok();
+        if is_name { Ok(name.to_owned()) } else { Err(format!("\"{name}\" can't be a name there")) }
+    };
+    match (text, text.split_once(':')) {
+        ("auto", _) => Ok(Sticky::Sessions),
+        ("off", _) => Ok(Sticky::Off),
+        ("ip", _) => Ok(Sticky::Address),
+        (_, Some(("cookie", cookie))) => name(cookie).map(Sticky::Cookie),
+        (_, Some(("header", header))) => name(header).map(Sticky::Header),
+        _ => Err(format!(
+            "expected \"auto\", \"off\", \"ip\", \"cookie:NAME\" or \"header:NAME\", found \"{text}\""
+        )),
     }
 }
 

@@ -9,9 +9,11 @@ mod file;
 mod value;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use crate::route::affinity::Sticky;
 pub use crate::supervisor::fleet::Restart as RestartPolicy;
 use crate::worker::wire::Framing;
 pub use error::ConfigError;
@@ -186,8 +188,8 @@ pub struct Memory {
 /// How a request finds its worker.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
-    /// `sticky`: whether the sessions of Socket.IO decide. Default `auto`: they do.
-    pub sticky: bool,
+    /// `sticky`: what decides where a client's requests go. Default `auto`: the sessions of Socket.IO.
+    pub sticky: Sticky,
     /// `trusted`: clients whose forwarded headers pass unchanged. Default `["loopback"]`.
     pub trusted: Vec<Network>,
     /// `balance`: how requests without a session are spread. Default `least-loaded`.
@@ -196,10 +198,37 @@ pub struct Route {
     pub queue: Duration,
 }
 
+impl Route {
+    /// A client's own address: the last one that no trusted proxy has, of those that trusted
+    /// proxies say (`X-Forwarded-For`). `peer` is who is connected.
+    pub fn client<'h>(
+        &self,
+        peer: Option<IpAddr>,
+        forwarded_for: impl Iterator<Item = &'h [u8]>,
+    ) -> Option<IpAddr> {
+        let trusts = |address: IpAddr| self.trusted.iter().any(|n| n.contains(address));
+        let is_proxy = peer.map_or(self.trusted.contains(&Network::Loopback), trusts);
+        if !is_proxy {
+            return peer;
+        }
+        let lines: Vec<&str> =
+            forwarded_for.filter_map(|value| std::str::from_utf8(value).ok()).collect();
+        let hops = lines.iter().rev().flat_map(|line| line.rsplit(','));
+        let mut client = peer;
+        for hop in hops.map_while(|hop| hop.trim().parse::<IpAddr>().ok()) {
+            client = Some(hop);
+            if !trusts(hop) {
+                break;
+            }
+        }
+        client
+    }
+}
+
 /// How requests without a session are spread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Balance {
-    /// To the worker with the fewest requests in flight and sessions.
+    /// To the one of two workers that has fewer requests in flight and sessions.
     LeastLoaded,
     /// In turn.
     RoundRobin,

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use hyper::header::{HeaderMap, HeaderValue};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::sync::futures::Notified;
@@ -16,13 +17,14 @@ use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::affinity::{self, Affinity};
 use super::given::Speaks;
 use super::head::{self, Opening, Refusal, Session};
 use super::pair::Pairs;
-use super::table::{Sessions, least_loaded};
+use super::table::{Sessions, less_loaded, weighed};
 use super::upstream::{ListenerId, Upstream};
 use super::{handoff, proxy};
-use crate::config::{Balance, Limits, Network, Route};
+use crate::config::{Balance, Limits, Network, Route, Sticky};
 use crate::listen::{Client, Listener};
 use crate::worker::WorkerId;
 
@@ -32,6 +34,9 @@ const PARK: Duration = Duration::from_millis(250);
 
 /// How many requests may wait like that; more are routed as if their session were unknown.
 const MAX_PARKED: usize = 4096;
+
+/// Where proxies say who their client is.
+const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// A worker that is preferred gets no more than so many times its share of the load.
 const MAX_SHARE: usize = 3;
@@ -131,6 +136,7 @@ impl Front {
 
     /// The worker can be sent requests from now on.
     pub fn add(&self, upstream: Arc<Upstream>) {
+        upstream.begin_to_serve();
         self.workers.send_modify(|workers| workers.push(upstream));
     }
 
@@ -292,38 +298,85 @@ impl Front {
     async fn connection(self: Arc<Self>, listener: ListenerId, mut client: Client, peer: Peer) {
         let settings = self.settings();
         let Limits { head_size, head_timeout, .. } = settings.limits;
+        let affinity = |head: &[u8]| self.affinity_of_head(&settings.route, peer, head);
+        let opening = opening(&client, head_size, affinity);
         let opening = tokio::select! {
-            opening = tokio::time::timeout(head_timeout, opening(&client, head_size)) => opening,
+            opening = tokio::time::timeout(head_timeout, opening) => opening,
             () = self.last_call() => return,
         };
         match opening {
             // One that can't be handed over is tunnelled.
-            Ok(Ok(Opening::Upgrade(session))) if self.hands_over => {
-                handoff::hand_over(&self, listener, client, session, Speaks::WebSocket).await;
+            Ok(Ok((Opening::Upgrade(session), affinity))) if self.hands_over => {
+                handoff::hand_over(&self, listener, client, &session, affinity, Speaks::WebSocket)
+                    .await;
             }
-            Ok(Ok(Opening::Whole)) => {
-                handoff::hand_over(&self, listener, client, Session::None, Speaks::Other).await;
+            Ok(Ok((Opening::Whole, affinity))) => {
+                handoff::hand_over(
+                    &self,
+                    listener,
+                    client,
+                    &Session::None,
+                    affinity,
+                    Speaks::Other,
+                )
+                .await;
             }
-            Ok(Ok(Opening::Request | Opening::Upgrade(_))) => {
+            Ok(Ok((Opening::Request | Opening::Upgrade(_), _))) => {
                 let limits = &settings.limits;
                 proxy::serve(self.clone(), listener, client, peer, limits, &self.stop).await;
             }
-            Ok(Ok(Opening::Refused(refusal))) => refuse(&mut client, refusal.status()).await,
-            Ok(Ok(Opening::Partial) | Err(_)) => {} // it went away
+            Ok(Ok((Opening::Refused(refusal), _))) => refuse(&mut client, refusal.status()).await,
+            Ok(Ok((Opening::Partial, _)) | Err(_)) => {} // it went away
             Err(_late) => refuse(&mut client, Refusal::Late.status()).await,
         }
     }
 
-    /// The worker for a request: its session's, or else one by load. `None` when none is ready
-    /// within `[route] queue`.
+    /// Where a request belongs by what it brings along; `header` gives the values of one.
+    fn affinity<'h, I: Iterator<Item = &'h [u8]> + Clone>(
+        &self,
+        route: &Route,
+        peer: Peer,
+        header: impl Fn(&str) -> I,
+    ) -> Affinity {
+        match &route.sticky {
+            Sticky::Off | Sticky::Sessions => Affinity::Anywhere,
+            Sticky::Cookie(name) => affinity::by_cookie(header("cookie"), name),
+            Sticky::Header(name) => affinity::by(header(name).next()),
+            Sticky::Address => {
+                let address = route.client(peer.address.map(|a| a.ip()), header(FORWARDED_FOR));
+                affinity::by(address.map(network_of).as_deref())
+            }
+        }
+    }
+
+    fn affinity_of_head(&self, route: &Route, peer: Peer, head: &[u8]) -> Affinity {
+        self.affinity(route, peer, |name| head::values(head, name).into_iter())
+    }
+
+    /// Where a request belongs by its headers.
+    pub(super) fn affinity_of(&self, headers: &HeaderMap, peer: Peer) -> Affinity {
+        let values = |name: &str| headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
+        self.affinity(&self.settings().route, peer, |name| {
+            values(name).collect::<Vec<_>>().into_iter()
+        })
+    }
+
+    /// Whether clients without a place get one by a cookie.
+    pub(super) fn issues_cookies(&self) -> bool {
+        matches!(self.settings().route.sticky, Sticky::Cookie(_))
+    }
+
+    /// The worker for a request: its session's, or that of the slot where it belongs, or else one by
+    /// load. `None` when none is ready within `[route] queue`.
     pub(super) async fn choose(
         &self,
         listener: ListenerId,
         session: &Session,
+        affinity: Affinity,
         work: Work,
     ) -> Option<Arc<Upstream>> {
         let settings = self.settings();
-        if settings.route.sticky
+        if settings.route.sticky != Sticky::Off
             && let Session::Of(sid) = session
             && let Some(id) = self.session_worker(sid).await
             && let Some(upstream) = self.workers.borrow().iter().find(|u| u.worker.id == id)
@@ -331,13 +384,13 @@ impl Front {
             return Some(upstream.clone());
         }
         let balance = settings.route.balance;
-        if let Some(upstream) = self.pick(listener, balance, work) {
+        if let Some(upstream) = self.pick(listener, balance, affinity, work) {
             return Some(upstream);
         }
         let mut changes = self.workers.subscribe();
         let waiting = async {
             loop {
-                if let Some(upstream) = self.pick(listener, balance, work) {
+                if let Some(upstream) = self.pick(listener, balance, affinity, work) {
                     return Some(upstream);
                 }
                 changes.changed().await.ok()?;
@@ -358,27 +411,41 @@ impl Front {
         worker.is_some_and(|id| !self.workers.borrow().iter().any(|u| u.worker.id == id))
     }
 
-    fn pick(&self, listener: ListenerId, balance: Balance, work: Work) -> Option<Arc<Upstream>> {
+    fn pick(
+        &self,
+        listener: ListenerId,
+        balance: Balance,
+        affinity: Affinity,
+        work: Work,
+    ) -> Option<Arc<Upstream>> {
         let workers = self.workers.borrow();
         let sessions = lock(&self.sessions);
         let load = |u: &Arc<Upstream>| u.in_flight() + sessions.count(u.worker.id);
         let mut candidates: Vec<&Arc<Upstream>> =
             workers.iter().filter(|u| u.takes_new(listener)).collect();
-        if work != Work::Repeatable {
+        // Who belongs somewhere does so with all of its requests.
+        if work != Work::Repeatable || affinity != Affinity::Anywhere {
             prefer(&mut candidates, |u| !u.is_on_trial());
         }
-        if work == Work::Lasting {
+        let slot = match affinity {
+            Affinity::Anywhere => None,
+            Affinity::Slot(slot) => Some(slot),
+            Affinity::Key(key) => affinity::slot_of(key, candidates.iter().map(|u| u.worker.slot)),
+        };
+        if let Some(slot) = slot {
+            prefer(&mut candidates, |u| u.worker.slot == slot);
+            prefer(&mut candidates, |u| !u.is_to_go());
+        } else if work == Work::Lasting {
             let most = MAX_SHARE * candidates.iter().map(|u| load(u)).sum::<usize>();
             let n = candidates.len();
             prefer(&mut candidates, |u| !u.is_to_go() && load(u) * n <= most);
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let n = candidates.len();
         let at = match balance {
-            Balance::RoundRobin => (!candidates.is_empty()).then(|| turn % candidates.len()),
-            Balance::LeastLoaded => {
-                let loads: Vec<usize> = candidates.iter().map(|u| load(u)).collect();
-                least_loaded(&loads, turn)
-            }
+            Balance::RoundRobin => (n > 0).then(|| self.turn.fetch_add(1, Ordering::Relaxed) % n),
+            Balance::LeastLoaded => less_loaded(n, fastrand::u64(..), |at| {
+                weighed(load(candidates[at]), candidates[at].started())
+            }),
         };
         Some(candidates[at?].clone())
     }
@@ -407,6 +474,14 @@ impl Front {
         let _ = tokio::time::timeout(PARK, notified).await;
         lock(&self.parked).remove(sid);
         find()
+    }
+}
+
+/// What counts as one client: an IPv6 client has a whole /64.
+fn network_of(address: IpAddr) -> Vec<u8> {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets()[..8].to_vec(),
     }
 }
 
@@ -448,8 +523,13 @@ fn is_the_clients(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
-/// Peeks until it is clear what the client wants. Every byte stays in the kernel.
-async fn opening(client: &Client, limit: usize) -> io::Result<Opening> {
+/// Peeks until it is clear what the client wants, and where it belongs. Every byte stays in the
+/// kernel.
+async fn opening(
+    client: &Client,
+    limit: usize,
+    affinity: impl Fn(&[u8]) -> Affinity,
+) -> io::Result<(Opening, Affinity)> {
     let mut buffer = vec![0; 2048];
     let mut seen = 0;
     loop {
@@ -478,7 +558,10 @@ async fn opening(client: &Client, limit: usize) -> io::Result<Opening> {
         }
         match head::look(&buffer[..seen], limit) {
             Opening::Partial => {}
-            opening => return Ok(opening),
+            opening => {
+                let affinity = affinity(&buffer[..seen]);
+                return Ok((opening, affinity));
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 
 use tokio_util::either::Either;
 
+use super::affinity::Affinity;
 use super::front::{Front, Work, refuse};
 use super::given::Speaks;
 use super::head::Session;
@@ -22,12 +23,15 @@ pub(super) async fn hand_over(
     front: &Front,
     listener: ListenerId,
     client: Client,
-    session: Session,
+    session: &Session,
+    affinity: Affinity,
     speaks: Speaks,
 ) {
     let mut client = client;
     for _ in 0..MAX_OFFERS {
-        let Some(upstream) = front.choose(listener, &session, Work::Lasting).await else { break };
+        let Some(upstream) = front.choose(listener, session, affinity, Work::Lasting).await else {
+            break;
+        };
         let in_flight = upstream.begin();
         if let Some(connected) = upstream.connect_private().await {
             let Ok(worker) = connected else { continue };

@@ -100,6 +100,17 @@ pub fn look(bytes: &[u8], limit: usize) -> Opening {
     }
 }
 
+/// The values of a header in a connection's first bytes, if they are a head.
+pub fn values<'b>(bytes: &'b [u8], name: &str) -> Vec<&'b [u8]> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    if !matches!(request.parse(bytes), Ok(httparse::Status::Complete(_))) {
+        return Vec::new();
+    }
+    let named = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
+    named.map(|header| header.value).collect()
+}
+
 /// Whether a header that is a list of words contains this one.
 fn lists(headers: &[httparse::Header<'_>], name: &str, word: &str) -> bool {
     headers

@@ -5,6 +5,7 @@
 //!                               └─▶ proxy    each request by its own session (table)
 //! ```
 
+pub mod affinity;
 mod check;
 mod disconnect;
 pub mod front;

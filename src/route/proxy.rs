@@ -16,6 +16,7 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
+use super::affinity::{Affinity, COOKIE};
 use super::front::{Front, LongPoll, Peer, Work};
 use super::head::{self, MAX_HEADERS, Session};
 use super::tunnel;
@@ -79,6 +80,7 @@ async fn answer(
     let target = request.uri().path_and_query().map_or("", |t| t.as_str());
     let session = head::session(target);
     let version = head::engine_version(target);
+    let affinity = front.affinity_of(request.headers(), peer);
     let upgrade = take_upgrade(&mut request);
     strip_hop_by_hop(request.headers_mut());
     if request.body().size_hint().exact().is_none() {
@@ -100,7 +102,7 @@ async fn answer(
     let is_poll = is_session && upgrade.is_none() && request.method() == Method::GET;
     let stop = front.stopping();
     let sent = tokio::select! {
-        sent = send(front, listener, &session, is_poll, request) => sent,
+        sent = send(front, listener, &session, affinity, is_poll, request) => sent,
         () = stop.cancelled(), if is_poll => Err(Failure::SessionEnds),
     };
     match sent {
@@ -113,6 +115,9 @@ async fn answer(
             }
             let keep = keep_alive(response.headers());
             strip_hop_by_hop(response.headers_mut());
+            if front.issues_cookies() {
+                issue_cookie(response.headers_mut(), affinity, lease.upstream.worker.slot);
+            }
             let unread = response.status() == StatusCode::BAD_REQUEST && keep.is_none();
             if upgrade.is_some() || unread {
                 // What follows on the connection may not be meant as a request: the worker, too,
@@ -183,6 +188,7 @@ async fn send(
     front: &Front,
     listener: ListenerId,
     session: &Session,
+    affinity: Affinity,
     is_poll: bool,
     request: Request<Incoming>,
 ) -> Result<(Response<Incoming>, Lease), Failure> {
@@ -208,7 +214,8 @@ async fn send(
         if is_poll && front.is_over(session) {
             return Err(Failure::SessionEnds);
         }
-        let upstream = front.choose(listener, session, work).await.ok_or(Failure::NoWorker)?;
+        let upstream =
+            front.choose(listener, session, affinity, work).await.ok_or(Failure::NoWorker)?;
         let in_flight = upstream.begin();
         let connected = if repeated {
             upstream.connect_anew(listener, &front.pairs).await
@@ -392,6 +399,20 @@ fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
     let said = words(headers, HeaderName::from_static("keep-alive"))
         .find_map(|word| word.strip_prefix("timeout=").and_then(|n| n.parse::<u64>().ok()));
     Some(said.map_or(KEEP, |seconds| Duration::from_millis(seconds.saturating_mul(500))))
+}
+
+/// Tells a client without a place, or with one that is no more, where it belongs.
+fn issue_cookie(headers: &mut HeaderMap, affinity: Affinity, slot: usize) {
+    let is_right = match affinity {
+        Affinity::Anywhere => false,
+        Affinity::Slot(claimed) => claimed == slot,
+        Affinity::Key(_) => true, // it finds the same place again
+    };
+    if !is_right {
+        let cookie = format!("{COOKIE}={slot}; Path=/; HttpOnly; SameSite=Lax");
+        let cookie = HeaderValue::try_from(cookie).expect("a number is a header's text");
+        headers.append(header::SET_COOKIE, cookie);
+    }
 }
 
 /// The words of a header that is a list.

@@ -130,10 +130,27 @@ impl Sessions {
     }
 }
 
-/// The least loaded of the candidates; among equals, the next in turn. `None` for none.
-pub fn least_loaded(loads: &[usize], turn: usize) -> Option<usize> {
-    let n = loads.len();
-    (0..n).map(|i| (i + turn) % n).min_by_key(|&i| loads[i])
+/// The less loaded of two candidates, which a random number chooses (Mitzenmacher, 2001): as good
+/// as the least loaded of all, and no newcomer gets everything. `None` for none.
+pub fn less_loaded(candidates: usize, random: u64, load: impl Fn(usize) -> u64) -> Option<usize> {
+    let n = candidates as u64;
+    match candidates {
+        0 => None,
+        1 => Some(0),
+        _ => {
+            let first = random % n;
+            let second = (first + 1 + (random / n) % (n - 1)) % n;
+            let (first, second) = (first as usize, second as usize);
+            Some(if load(second) < load(first) { second } else { first })
+        }
+    }
+}
+
+/// A worker's load for comparison, when it has had so much of its slow start: at the beginning of
+/// it, one thing to do weighs as much as ten.
+pub fn weighed(load: usize, started: f64) -> u64 {
+    let weight = 0.1 + 0.9 * started.clamp(0.0, 1.0);
+    ((load as f64 + 1.0) * 1000.0 / weight) as u64
 }
 
 #[cfg(test)]
@@ -194,10 +211,26 @@ mod tests {
     }
 
     #[test]
-    fn the_least_loaded_is_picked_and_equals_take_turns() {
-        assert_eq!(least_loaded(&[], 0), None);
-        assert_eq!(least_loaded(&[2, 1, 3], 0), Some(1));
-        let turns: Vec<_> = (0..4).map(|turn| least_loaded(&[1, 1, 5, 1], turn)).collect();
-        assert_eq!(turns, [Some(0), Some(1), Some(3), Some(3)]);
+    fn two_are_compared_and_everybody_s_turn_comes() {
+        assert_eq!(less_loaded(0, 7, |_| 0), None);
+        assert_eq!(less_loaded(1, 7, |_| 9), Some(0));
+        for random in 0..100 {
+            assert_eq!(less_loaded(2, random, |at| [5, 4][at]), Some(1), "both of two");
+        }
+        let loads = [4, 0, 4, 4];
+        let mut picked = [0; 4];
+        for random in 0..1200 {
+            picked[less_loaded(4, random, |at| loads[at]).expect("one")] += 1;
+        }
+        assert_eq!(picked[1], 600, "whenever it is one of the two: {picked:?}");
+        assert!([0, 2, 3].iter().all(|at| picked[*at] == 200), "equals alike: {picked:?}");
+    }
+
+    #[test]
+    fn a_fresh_worker_is_spared() {
+        assert!(weighed(0, 0.0) > weighed(8, 1.0), "at first");
+        assert!(weighed(0, 0.5) < weighed(8, 1.0), "later");
+        assert_eq!(weighed(3, 1.0), weighed(3, 7.0));
+        assert!(weighed(0, 0.0) < weighed(10, 1.0), "not for ever");
     }
 }

@@ -23,6 +23,9 @@ use super::pair::Pairs;
 use super::upload::Upload;
 use crate::worker::Worker;
 
+/// How long a fresh worker is spared, in seconds: its code is not compiled yet.
+const SLOW_START: f64 = 10.0;
+
 /// How often, and how long apart, a worker with a full queue is tried.
 const CONNECT_TRIES: usize = 100;
 const CONNECT_PAUSE: Duration = Duration::from_millis(20);
@@ -56,6 +59,8 @@ pub struct Upstream {
     draining: AtomicBool,
     /// It may yet turn out to be broken.
     on_trial: AtomicBool,
+    /// When it began to serve.
+    since: OnceLock<Instant>,
     /// It will soon be replaced.
     to_go: AtomicBool,
     given: Mutex<Given>,
@@ -95,6 +100,7 @@ impl Upstream {
             idle: Mutex::default(),
             draining: AtomicBool::new(false),
             on_trial: AtomicBool::new(false),
+            since: OnceLock::new(),
             to_go: AtomicBool::new(false),
             given: Mutex::default(),
             tunnels: Mutex::default(),
@@ -127,6 +133,16 @@ impl Upstream {
     /// Whether it takes new work for this listener.
     pub(super) fn takes_new(&self, listener: ListenerId) -> bool {
         !self.draining.load(Ordering::Relaxed) && self.serves(listener)
+    }
+
+    /// It serves from now on.
+    pub(super) fn begin_to_serve(&self) {
+        self.since.get_or_init(Instant::now);
+    }
+
+    /// How much of its slow start is over, from 0 to 1.
+    pub(super) fn started(&self) -> f64 {
+        self.since.get().map_or(0.0, |since| since.elapsed().as_secs_f64() / SLOW_START).min(1.0)
     }
 
     /// Ends when the worker can't be sent to any more.

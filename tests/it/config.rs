@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use cohortd::config::{
-    Balance, Config, Health, Listen, OnHang, ReadyWhen, RestartPolicy, StopMethod,
+    Balance, Config, Health, Listen, OnHang, ReadyWhen, RestartPolicy, Sticky, StopMethod,
 };
 
 #[test]
@@ -57,7 +57,7 @@ fn the_smallest_file_has_the_documented_defaults() {
     assert_eq!(config.health.event_loop, Duration::from_secs(10));
     assert_eq!(config.stop.method, [StopMethod::Signal(15)]);
     assert_eq!(config.profile, "cluster");
-    assert!(config.route.sticky);
+    assert_eq!(config.route.sticky, Sticky::Sessions);
     assert_eq!(config.reload.schedule(), None);
 }
 

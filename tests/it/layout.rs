@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files and folders under `src/`.
-const PURE: [&str; 7] = [
+const PURE: [&str; 8] = [
     "relay/envelope.rs",
     "relay/fanout.rs",
+    "route/affinity.rs",
     "route/head.rs",
     "route/table.rs",
     "route/websocket.rs",

@@ -17,4 +17,5 @@ mod reload;
 mod sdbox;
 mod service;
 mod socketio;
+mod sticky;
 mod systemd;

@@ -99,7 +99,7 @@ server.on("upgrade", (req, socket, head) => {
   socket.on("error", () => {});
   sockets.handleUpgrade(req, socket, head, (ws) => {
     ws.on("error", () => {});
-    ws.on("message", (data, isBinary) => ws.send(data, { binary: isBinary }));
+    ws.on("message", (data, isBinary) => (req.url === "/pid" ? ws.send(`${process.pid}`) : ws.send(data, { binary: isBinary })));
   });
 });
 

@@ -11,8 +11,8 @@ use super::error::{ConfigError, nearest};
 use super::file::{self, Count, Env, File, Text};
 use super::value::{self, Listen, Network};
 use super::{
-    APP_NAME, Balance, Config, Health, Kind, Limits, Memory, OnHang, Ready, ReadyWhen, Reload,
-    Restart, RestartPolicy, Route, Sticky, Stop, StopMethod, app_name, is_name,
+    APP_NAME, Balance, Config, Health, Kind, Limits, Memory, OnHang, Protocol, Ready, ReadyWhen,
+    Reload, Restart, RestartPolicy, Route, Sticky, Stop, StopMethod, app_name, is_name,
 };
 use crate::worker::wire::Framing;
 
@@ -95,7 +95,6 @@ impl Check<'_> {
     /// Refuses what later versions will do.
     fn not_yet(&self, raw: &File) -> Checked<()> {
         // A word that ends in a colon stands for everything that begins with it.
-        self.choice("route.protocol", &raw.route.protocol, &["http"], &["tcp"])?;
         self.choice("route.deliver", &raw.route.deliver, &["auto"], &["handoff", "shared"])?;
         self.choice("relay.adapter", &raw.relay.adapter, &["auto"], &[])?;
         self.choice("relay.bus", &raw.relay.bus, &[""], &["nats:", "redis:", "tls:", "rediss:"])
@@ -236,6 +235,19 @@ impl Check<'_> {
             && kind != Kind::Node
         {
             return refuse(text.span(), "a message", "they have no IPC channel");
+        }
+        if raw.route.protocol.as_ref().is_some_and(|text| text.as_ref() == "tcp") {
+            let needs_http = |text: &&Text| {
+                let word = text.as_ref();
+                word.starts_with("http:")
+                    || word.starts_with("cookie:")
+                    || word.starts_with("header:")
+            };
+            let keys = [&raw.ready.when, &raw.route.sticky].into_iter().flatten();
+            let found = raw.health.http.iter().chain(keys.filter(needs_http)).next();
+            if let Some(text) = found {
+                return self.error(text.span(), "this needs HTTP, and route.protocol is \"tcp\"");
+            }
         }
         if kind == Kind::Job {
             if let Some(text) = raw.listen.first() {
@@ -401,6 +413,9 @@ impl Check<'_> {
                 .collect::<Checked<_>>()?,
         };
         Ok(Route {
+            protocol: self
+                .word(&raw.protocol, &[("http", Protocol::Http), ("tcp", Protocol::Tcp)])?
+                .unwrap_or(Protocol::Http),
             sticky: self.parsed(&raw.sticky, Sticky::Sessions, sticky)?,
             trusted,
             balance: self.word(&raw.balance, &words)?.unwrap_or(Balance::LeastLoaded),

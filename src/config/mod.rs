@@ -188,6 +188,8 @@ pub struct Memory {
 /// How a request finds its worker.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
+    /// `protocol`: what is spoken on the connections. Default `http`.
+    pub protocol: Protocol,
     /// `sticky`: what decides where a client's requests go. Default `auto`: the sessions of Socket.IO.
     pub sticky: Sticky,
     /// `trusted`: clients whose forwarded headers pass unchanged. Default `["loopback"]`.
@@ -196,6 +198,15 @@ pub struct Route {
     pub balance: Balance,
     /// `queue`: how long a request waits while no worker is ready; then 503. Default 5 s.
     pub queue: Duration,
+}
+
+/// What is spoken on clients' connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1, request by request; what begins with TLS is passed on whole.
+    Http,
+    /// Anything: whole connections, of which nothing is looked at.
+    Tcp,
 }
 
 impl Route {

@@ -24,7 +24,7 @@ use super::pair::Pairs;
 use super::table::{Sessions, less_loaded, weighed};
 use super::upstream::{ListenerId, Upstream};
 use super::{handoff, proxy};
-use crate::config::{Balance, Limits, Network, Route, Sticky};
+use crate::config::{Balance, Limits, Network, Protocol, Route, Sticky};
 use crate::listen::{Client, Listener};
 use crate::worker::WorkerId;
 
@@ -208,7 +208,7 @@ impl Front {
             let done = upstream.in_flight() == 0 && self.sessions_of(upstream.worker.id) == 0;
             if !done {
                 less.await;
-            } else if upstream.was_given_any() && !self.still_given(upstream).await.is_empty() {
+            } else if upstream.given() > 0 && !self.still_given(upstream).await.is_empty() {
                 // Nobody tells when such a connection ends.
                 tokio::time::sleep(LOOK_EVERY).await;
             } else {
@@ -297,6 +297,12 @@ impl Front {
 
     async fn connection(self: Arc<Self>, listener: ListenerId, mut client: Client, peer: Peer) {
         let settings = self.settings();
+        if settings.route.protocol == Protocol::Tcp {
+            let affinity = self.affinity(&settings.route, peer, |_| std::iter::empty());
+            let session = &Session::None;
+            return handoff::hand_over(&self, listener, client, session, affinity, Speaks::Other)
+                .await;
+        }
         let Limits { head_size, head_timeout, .. } = settings.limits;
         let affinity = |head: &[u8]| self.affinity_of_head(&settings.route, peer, head);
         let opening = opening(&client, head_size, affinity);
@@ -420,7 +426,8 @@ impl Front {
     ) -> Option<Arc<Upstream>> {
         let workers = self.workers.borrow();
         let sessions = lock(&self.sessions);
-        let load = |u: &Arc<Upstream>| u.in_flight() + sessions.count(u.worker.id);
+        // A session may have a connection of its own.
+        let load = |u: &Arc<Upstream>| u.in_flight() + sessions.count(u.worker.id).max(u.given());
         let mut candidates: Vec<&Arc<Upstream>> =
             workers.iter().filter(|u| u.takes_new(listener)).collect();
         // Who belongs somewhere does so with all of its requests.

@@ -2,6 +2,7 @@
 //! kernel knows.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use crate::worker::held::Place;
 
@@ -22,36 +23,35 @@ pub(super) struct Connection {
     pub(super) place: Place,
 }
 
-/// So many are remembered before it is first looked which of them still exist.
-const FIRST_LOOK: usize = 1024;
+/// So many have to be new before it is looked which of all still exist,
+const NEW: usize = 64;
+
+/// and so much time has to have passed, compared with what the last look took.
+const PATIENCE: u32 = 100;
 
 /// The connections of one worker. Those that have ended since are forgotten now and then.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Given {
     by_inode: HashMap<u64, Speaks>,
-    next_look: usize,
-}
-
-impl Default for Given {
-    fn default() -> Self {
-        Given { by_inode: HashMap::new(), next_look: FIRST_LOOK }
-    }
+    new: usize,
+    looking: bool,
+    not_before: Option<Instant>,
 }
 
 impl Given {
     /// One more. Whether it is time to look which there still are.
     pub(super) fn add(&mut self, inode: u64, speaks: Speaks) -> bool {
         self.by_inode.insert(inode, speaks);
-        let due = self.by_inode.len() >= self.next_look;
-        if due {
-            // Not again before the look has ended.
-            self.next_look = usize::MAX;
-        }
+        self.new += 1;
+        let rested = || self.not_before.is_none_or(|at| at <= Instant::now());
+        let due = self.new >= NEW && !self.looking && rested();
+        self.looking |= due;
         due
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.by_inode.is_empty()
+    /// About how many there are.
+    pub(super) fn len(&self) -> usize {
+        self.by_inode.len()
     }
 
     /// Those that there may be: what to look for.
@@ -59,17 +59,18 @@ impl Given {
         self.by_inode.keys().copied().collect()
     }
 
-    /// Of those that were `known`, these still exist.
+    /// Of those that were `known`, these still exist. To find that out took so long.
     pub(super) fn looked(
         &mut self,
         known: &[u64],
         sockets: &HashMap<u64, Place>,
+        took: Duration,
     ) -> Vec<Connection> {
         for inode in known.iter().filter(|inode| !sockets.contains_key(inode)) {
             self.by_inode.remove(inode);
         }
-        // Each look costs as much as there is: so it is worth its while.
-        self.next_look = (self.by_inode.len() * 2).max(FIRST_LOOK);
+        (self.new, self.looking) = (0, false);
+        self.not_before = Some(Instant::now() + took * PATIENCE);
         let connection = |inode: &u64| {
             let (speaks, place) = (*self.by_inode.get(inode)?, *sockets.get(inode)?);
             Some(Connection { inode: *inode, speaks, place })

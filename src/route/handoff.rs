@@ -18,7 +18,7 @@ use crate::listen::{Client, release};
 /// Each refusal means that a worker closes or is full; so many in a row mean that all do.
 const MAX_OFFERS: usize = 16;
 
-/// Hands the connection over, or answers 503.
+/// Hands the connection over, or answers 503 where HTTP is spoken.
 pub(super) async fn hand_over(
     front: &Front,
     listener: ListenerId,
@@ -53,7 +53,10 @@ pub(super) async fn hand_over(
         // A worker that says no will say so again at once: let others have their turn.
         tokio::task::yield_now().await;
     }
-    refuse(&mut client, "503 Service Unavailable").await;
+    // Others would not understand it.
+    if speaks == Speaks::WebSocket {
+        refuse(&mut client, "503 Service Unavailable").await;
+    }
 }
 
 fn watch(fd: OwnedFd) -> io::Result<Client> {

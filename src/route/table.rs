@@ -149,8 +149,9 @@ pub fn less_loaded(candidates: usize, random: u64, load: impl Fn(usize) -> u64) 
 /// A worker's load for comparison, when it has had so much of its slow start: at the beginning of
 /// it, one thing to do weighs as much as ten.
 pub fn weighed(load: usize, started: f64) -> u64 {
-    let weight = 0.1 + 0.9 * started.clamp(0.0, 1.0);
-    ((load as f64 + 1.0) * 1000.0 / weight) as u64
+    // In tenths, or of two that began almost together one would get everything.
+    let tenths = (started.clamp(0.0, 1.0) * 9.0) as u64 + 1;
+    (load as u64 + 1) * 10_000 / tenths
 }
 
 #[cfg(test)]
@@ -231,6 +232,7 @@ mod tests {
         assert!(weighed(0, 0.0) > weighed(8, 1.0), "at first");
         assert!(weighed(0, 0.5) < weighed(8, 1.0), "later");
         assert_eq!(weighed(3, 1.0), weighed(3, 7.0));
+        assert_eq!(weighed(3, 0.01), weighed(3, 0.02));
         assert!(weighed(0, 0.0) < weighed(10, 1.0), "not for ever");
     }
 }

@@ -158,17 +158,18 @@ impl Upstream {
         }
     }
 
-    /// Whether it may have any such connection.
-    pub(super) fn was_given_any(&self) -> bool {
-        !lock(&self.given).is_empty()
+    /// About how many such connections it has.
+    pub(super) fn given(&self) -> usize {
+        lock(&self.given).len()
     }
 
     /// Those of the connections that it was given which it still has. Takes a moment when there
     /// are many.
     pub(super) fn look(&self) -> Vec<Connection> {
         let known = lock(&self.given).known();
+        let begun = Instant::now();
         let sockets = self.worker.sockets();
-        lock(&self.given).looked(&known, &sockets)
+        lock(&self.given).looked(&known, &sockets, begun.elapsed())
     }
 
     /// A tunnel to the worker; its end can be asked for, and is when it is dropped.

@@ -16,7 +16,7 @@ use super::health::{self, Ill};
 use super::node;
 use super::output::Printer;
 use super::release::Release;
-use crate::config::{Config, Health, ReadyWhen};
+use crate::config::{Config, Health, Protocol, ReadyWhen};
 use crate::listen::OwnPath;
 use crate::relay::Relay;
 use crate::route::{Front, Upstream};
@@ -162,7 +162,7 @@ impl Process {
         };
         match plan.interface {
             Interface::Node(_) => process.speak_node(config, &plan.directory, shared),
-            Interface::Socket => process.ask_socket(&config.ready.when, shared),
+            Interface::Socket => process.ask_socket(config, shared),
             Interface::None => process.settle(shared),
         }
         process.watch_memory(config.memory.recycle_at, shared);
@@ -180,10 +180,13 @@ impl Process {
             async move { worker.write().await }
         });
         tokio::spawn(node::read(worker.clone(), shared.clone(), adapter_spoke.clone(), says_ready));
-        let probes = node::probes(directory);
-        let upstream = self.upstream.clone();
-        let asking = node::ask_for_sticky(upstream, shared.clone(), adapter_spoke, probes);
-        self.probing = Some(own(asking));
+        // It serves HTTP, and is asked by it.
+        if config.route.protocol == Protocol::Http {
+            let probes = node::probes(directory);
+            let upstream = self.upstream.clone();
+            let asking = node::ask_for_sticky(upstream, shared.clone(), adapter_spoke, probes);
+            self.probing = Some(own(asking));
+        }
         let limit = config.health.event_loop;
         if !limit.is_zero() {
             let (ready, shared) = (self.ready.clone(), shared.clone());
@@ -195,15 +198,18 @@ impl Process {
     }
 
     /// It has a private socket: asks until somebody answers there, unless it says so itself.
-    fn ask_socket(&mut self, when: &ReadyWhen, shared: &Shared) {
+    fn ask_socket(&mut self, config: &Config, shared: &Shared) {
         let Some(path) = self.private.as_ref().map(|path| path.as_path().to_owned()) else {
             return;
         };
         let (upstream, shared) = (self.upstream.clone(), shared.clone());
-        let by_answer = *when == ReadyWhen::Serving;
+        let (awaited, protocol) = (config.ready.when == ReadyWhen::Serving, config.route.protocol);
         self.probing = Some(own(async move {
-            if by_answer {
-                probe::until_answered(&path).await;
+            match protocol {
+                Protocol::Http if awaited => probe::until_answered(&path).await,
+                // Nothing is known that could be asked.
+                Protocol::Tcp if awaited => tokio::time::sleep(SETTLED).await,
+                _ => {}
             }
             upstream.open_private(path);
             shared.tell(upstream.worker.id, Event::Serves);

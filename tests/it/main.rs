@@ -19,3 +19,4 @@ mod service;
 mod socketio;
 mod sticky;
 mod systemd;
+mod tcp;

@@ -190,6 +190,13 @@ impl Cgroup {
     }
 }
 
+impl Drop for Cgroup {
+    /// One that nothing has entered does not stay.
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
 /// Makes a cgroup; whether it is new.
 fn create(path: &Path) -> io::Result<bool> {
     match fs::create_dir(path) {

@@ -77,3 +77,17 @@ fn what_a_worker_has_started_ends_with_it() {
         assert_ne!(host.run(&format!("test -d {UNIT}")).code, 0, "nothing is left");
     });
 }
+
+#[test]
+fn a_worker_that_can_t_be_started_leaves_no_cgroup() {
+    on_each(|host| {
+        host.add("myapp", "/srv/js/apps/hog.js", "8080");
+        host.ok("systemctl start myapp@cluster");
+        let config = host.ok("cat /etc/cohortd/myapp.toml");
+        host.write("/etc/cohortd/myapp.toml", &config.replace("/bin/node", "/bin/nod"));
+        for _ in 0..3 {
+            assert_eq!(host.run("systemctl reload myapp").code, 1);
+        }
+        assert_eq!(host.cgroups(), ["supervisor", "worker-1", "worker-2"]);
+    });
+}

@@ -11,6 +11,7 @@
 //! - there are at most `surge` workers more than slots;
 //! - a worker that serves is not drained for a roll before its successor serves and, if it is the
 //!   canary, has stayed well;
+//! - the old generation stays in every slot until the canary has passed, also when it crashes there;
 //! - a failed roll ends with the old generation in every slot, and every roll is answered once.
 
 mod policy;
@@ -426,7 +427,7 @@ impl Fleet {
 
     fn replace_in(&mut self, at: usize, now: Duration) -> Option<Action> {
         let target = self.target(at);
-        let watched = self.roll.as_ref().is_some_and(|roll| roll.canary != Canary::Passed);
+        let watched = at == 0 && self.on_trial().is_some();
         let slot = &self.slots[at];
         let fits = |m: &&Member| Some(m.generation) == target && !m.stale && m.state.is_live();
         let successor = slot.members().find(fits);
@@ -434,27 +435,36 @@ impl Fleet {
         // The one that is missed least goes first.
         let serves = |m: &&Member| matches!(m.state, State::Ready { .. });
         let other = others().min_by_key(|m| (serves(m), Some(m.generation) == target, !m.stale));
+        // Beside a canary there is one of the old generation: if the canary fails, it goes on.
+        let is_kept = |m: &&Member| watched && m.generation == self.good && !m.stale;
+        let missing = match (target, successor, other) {
+            (Some(_), Some(_), None) if watched => Some(self.good),
+            (Some(generation), None, _) => Some(generation),
+            _ => None,
+        };
         match (target, successor, other) {
             // Not wanted any more.
             (None, _, Some(other)) => Some(self.retire(other.id, now)),
             // One that does not serve yet, of what is not wanted any more, is not waited for.
-            (Some(_), _, Some(other)) if !serves(&other) => Some(self.retire(other.id, now)),
+            (Some(_), _, Some(other)) if !serves(&other) && !is_kept(&other) => {
+                Some(self.retire(other.id, now))
+            }
             // Replaced by one that serves and has been watched.
-            (Some(_), Some(new), Some(other)) if serves(&new) && !(at == 0 && watched) => {
+            (Some(_), Some(new), Some(other)) if serves(&new) && !watched => {
                 Some(self.retire(other.id, now))
             }
             // Replaced before, when now both have to be.
             (Some(_), None, Some(other)) if others().count() > 1 => {
                 Some(self.retire(other.id, now))
             }
-            (Some(generation), None, _) if self.may_start(at, now) => {
+            _ => {
+                let generation = missing.filter(|_| self.may_start(at, now))?;
                 self.last_id += 1;
                 let id = WorkerId(self.last_id);
                 let state = State::Starting { until: now + self.policy.ready_timeout };
                 self.slots[at].add(Member { id, generation, stale: false, state });
                 Some(Action::Start { slot: at, id, generation })
             }
-            _ => None,
         }
     }
 

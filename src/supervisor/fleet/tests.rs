@@ -185,6 +185,42 @@ fn a_roll_that_fails_leaves_the_old_ones_alone() {
 }
 
 #[test]
+fn an_old_one_that_crashes_beside_the_canary_is_replaced() {
+    let mut fleet = up(1);
+    let to = Generation(2);
+    let start = |id, generation| Action::Start {
+        slot: 0,
+        id: WorkerId(id),
+        generation: Generation(generation),
+    };
+    fleet.roll(to, policy(), 1);
+    assert_eq!(steps(&mut fleet, MS(10)), [start(2, 2)]);
+    // The canary may never become ready, and there is nobody else.
+    fleet.exited(WorkerId(1), Exit::Signal(9), MS(20));
+    let again = fleet.deadline(MS(20)).expect("the backoff");
+    assert_eq!(steps(&mut fleet, again), [start(3, 1)]);
+    assert_eq!(steps(&mut fleet, again), [], "it is waited for");
+    fleet.ready(WorkerId(3), MS(300));
+    fleet.ready(WorkerId(2), MS(400));
+    assert_eq!(steps(&mut fleet, MS(899)), [], "the canary is watched");
+    assert_eq!(steps(&mut fleet, MS(900)), [Action::Drain { id: WorkerId(3) }]);
+    fleet.exited(WorkerId(3), Exit::Signal(9), MS(910));
+    assert_eq!(steps(&mut fleet, MS(910)), []);
+    assert_eq!(fleet.take_outcome(), Some(Outcome { generation: to, result: Ok(()) }));
+
+    // One that is just being replaced when a roll begins goes on as well.
+    fleet.exited(WorkerId(2), Exit::Signal(9), MS(1_000));
+    let again = fleet.deadline(MS(1_000)).expect("the backoff");
+    assert_eq!(steps(&mut fleet, again), [start(4, 2)]);
+    fleet.roll(Generation(3), policy(), 1);
+    assert_eq!(steps(&mut fleet, again), [start(5, 3)]);
+    // Who comes too late to be of use is not waited for.
+    fleet.ready(WorkerId(5), MS(1_500));
+    let id = WorkerId(4);
+    assert_eq!(steps(&mut fleet, MS(2_000)), [Action::Kill { id, why: Why::GivenUp }]);
+}
+
+#[test]
 fn the_highest_slots_go_first() {
     let mut fleet = up(4);
     fleet.scale(2);
@@ -246,5 +282,6 @@ fn a_new_release_need_not_wait_for_what_the_old_one_did_wrong() {
     let id = started(&steps(&mut fleet, now))[0];
     fleet.exited(id, Exit::Code(1), now);
     fleet.roll(Generation(2), policy(), 1);
-    assert_eq!(started(&steps(&mut fleet, now)).len(), 1);
+    let starts = steps(&mut fleet, now);
+    assert!(matches!(starts[0], Action::Start { generation: Generation(2), .. }), "{starts:?}");
 }

@@ -4,7 +4,7 @@
 //! One reload at a time. Those that are asked for meanwhile are one reload that begins when it has
 //! ended, and reads the configuration only then.
 
-use super::fleet::{Failure, Generation, How, Outcome};
+use super::fleet::{Exit, Failure, Generation, How, Outcome};
 use super::handle::{Reloaded, Reply, Request, Scale, Status, WorkerStatus};
 use super::release::Release;
 use super::run::{Output, Phase, Supervisor};
@@ -124,16 +124,20 @@ impl Supervisor {
                 self.to_reload.clear();
             }
             Err(Failure { worker, how }) => {
-                let what = match how {
-                    How::NotReady => format!(
-                        "worker {worker} was not ready in time. {}",
-                        self.last_failure.as_deref().unwrap_or_default()
-                    ),
-                    How::Exited(exit) => {
+                // Another may have failed since.
+                let why = self.last_failure.as_ref().filter(|(id, _)| *id == worker);
+                let why = why.map(|(_, why)| why.trim_end_matches('.').to_owned());
+                let what = match (how, why) {
+                    (How::NotReady, why) => {
+                        let why = why.map(|why| format!(". {why}")).unwrap_or_default();
+                        format!("worker {worker} was not ready in time{why}")
+                    }
+                    (How::Exited(Exit::NotStarted) | How::Unwell, Some(why)) => why,
+                    (How::Unwell, None) => format!("worker {worker} did not work any more"),
+                    (How::Exited(exit), _) => {
                         format!("worker {worker} ended ({exit}); its own output says why")
                     }
-                    How::Unwell => self.last_failure.clone().unwrap_or_default(),
-                    How::Stopped => unreachable!("taken above"),
+                    (How::Stopped, _) => unreachable!("taken above"),
                 };
                 let generation = outcome.generation;
                 self.reload_failed(format!(

@@ -119,8 +119,8 @@ pub(super) struct Supervisor {
     pub(super) shared: Shared,
     pub(super) notifier: Notifier,
     begun: Instant,
-    /// Why a worker was not ready, for people.
-    pub(super) last_failure: Option<String>,
+    /// What a worker failed at, for people.
+    pub(super) last_failure: Option<(WorkerId, String)>,
     pub(super) last_reload_error: Option<String>,
     /// Who waits for the roll that is under way.
     pub(super) reloading: Vec<Reply<Reloaded>>,
@@ -247,7 +247,7 @@ impl Supervisor {
             }
             Err(error) => {
                 tracing::error!(worker = id.0, slot, %error, "not started");
-                self.last_failure = Some(format!("{error}."));
+                self.last_failure = Some((id, format!("{error}.")));
                 self.fleet.exited(id, Exit::NotStarted, self.now());
             }
         }
@@ -287,7 +287,7 @@ impl Supervisor {
             Why::NotReady => {
                 let reason = self.why_not_ready(process);
                 tracing::error!(worker = id.0, reason, "not ready in time; killed");
-                self.last_failure = Some(reason);
+                self.last_failure = Some((id, reason));
             }
             Why::NotStopped => tracing::warn!(worker = id.0, "did not stop in time; killed"),
             Why::Unwell => {
@@ -390,7 +390,7 @@ impl Supervisor {
             return; // it is leaving anyway
         }
         tracing::error!(worker = id.0, slot = process.worker.slot, %ill, "unwell; killed");
-        self.last_failure = Some(format!("Worker {id} was unwell: {ill}."));
+        self.last_failure = Some((id, format!("Worker {id} was unwell: {ill}.")));
         self.shared.front.remove(id);
     }
 
@@ -401,7 +401,8 @@ impl Supervisor {
         }
         let used = format!("{} MiB", used >> 20);
         tracing::warn!(worker = id.0, used, "uses more than [memory] recycle_at: replaced");
-        self.last_failure = Some(format!("Worker {id} used {used} ([memory] recycle_at)."));
+        let reason = format!("Worker {id} used {used} ([memory] recycle_at).");
+        self.last_failure = Some((id, reason));
     }
 
     fn exited(&mut self, id: WorkerId, exit: Exit) {
@@ -418,7 +419,8 @@ impl Supervisor {
         } else {
             tracing::warn!(worker = id.0, slot, %exit, "exited");
             self.last_failure.get_or_insert_with(|| {
-                format!("A worker exited ({exit}) before it was ready; its own output says why.")
+                let what = "before it was ready; its own output says why";
+                (id, format!("A worker exited ({exit}) {what}."))
             });
         }
     }
@@ -486,7 +488,7 @@ impl Supervisor {
     }
 
     fn not_ready(&self) -> RunError {
-        let reason = self.last_failure.clone().unwrap_or_default();
+        let reason = self.last_failure.clone().map(|(_, why)| why).unwrap_or_default();
         RunError::NotReady { reason }
     }
 

@@ -158,6 +158,17 @@ fn a_release_that_crashes_after_3_s_is_given_up() {
 }
 
 #[test]
+fn a_release_whose_program_is_not_there_is_given_up() {
+    let app = sio("").start();
+    let before = app.workers();
+    app.change(&node("node20").display().to_string(), "/nonesuch/node");
+    let error = refused(&app, &["reload"]);
+    let why = "given up: can't start \"/nonesuch/node\": No such file or directory (os error 2)";
+    assert!(error.contains(why), "{error}");
+    assert_eq!(app.workers(), before);
+}
+
+#[test]
 fn a_wrong_configuration_changes_nothing() {
     let app = sio("").start();
     let before = app.workers();

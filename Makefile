@@ -21,7 +21,7 @@ test: test-setup ## Run every test, those under a real systemd included
 	cargo nextest run --locked
 
 test-setup: ## Install what the tests need: Debian, npm and pip packages, cargo-nextest
-	$(PACKAGES) cc:gcc node:nodejs npm:npm mmdebstrap:mmdebstrap chromium:chromium \
+	$(PACKAGES) cc:gcc node:nodejs npm:npm mmdebstrap:mmdebstrap mke2fs:e2fsprogs chromium:chromium \
 		openssl:openssl ip:iproute2 setpriv:util-linux flock:util-linux python3:python3
 	npm ci --prefix tests/js --no-fund --no-audit
 	python3 -c 'import ensurepip' 2>/dev/null || $(PACKAGES) ensurepip:python3-venv

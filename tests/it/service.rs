@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
+use crate::machine::Suite;
 use crate::reload::{RELOADS, nothing_failed};
-use crate::sdbox::Suite;
 use crate::systemd::{Host, on, on_each};
 
 const MIXED: &str = "mixed.js http://127.0.0.1:8080";
@@ -130,7 +130,7 @@ fn other_kinds_are_services_too() {
         let add =
             ["cohortctl", "add", "myapp", "--kind", "socket", "--exec", &exec, "--listen", "8080"];
         let user = ["--directory", "/srv/myapp", "--user", "myapp", "--workers", "2"];
-        host.sdbox.ok(&[&add[..], &user[..]].concat());
+        host.machine.ok(&[&add[..], &user[..]].concat());
         host.reconfigure(|text| format!("{text}\n[reload]\ncanary = \"100ms\"\n"));
         host.ok("systemctl start myapp@cluster");
         let load = host.clients("load", "load.js http://127.0.0.1:8080/whoami");
@@ -143,7 +143,7 @@ fn other_kinds_are_services_too() {
 
         let exec = format!("{node} job.js");
         let add = ["cohortctl", "add", "work", "--kind", "job", "--exec", &exec];
-        host.sdbox.ok(&[&add[..], &user[..]].concat());
+        host.machine.ok(&[&add[..], &user[..]].concat());
         assert_ne!(host.run("systemctl cat work.socket").code, 0, "it has no use for one");
         host.ok("systemctl enable --now work@cluster");
         assert_eq!(host.show("work", "StatusText"), "2/2 workers ready");

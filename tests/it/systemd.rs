@@ -5,12 +5,15 @@
 mod schedule;
 
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::app::{js, node, until};
-use crate::sdbox::{Output, Sdbox, Suite, require};
+use crate::app::{NODES, js, node, until};
+use crate::machine::{Machine, Output, Suite};
+use crate::sdbox::{self, Sdbox};
+use crate::vmbox::{self, Vm};
 
 /// Says on both streams who it is; each answer is its process.
 const WEB: &str = r#"
@@ -25,7 +28,7 @@ require("node:http").createServer((req, res) => {
 
 /// A machine with cohortd, Node 20 and `tests/js` on it.
 pub(crate) struct Host {
-    pub(crate) sdbox: Sdbox,
+    pub(crate) machine: Box<dyn Machine>,
 }
 
 /// Does the same on every systemd, one after the other.
@@ -37,37 +40,54 @@ pub(crate) fn on_each(behaves: impl Fn(&Host)) {
 
 /// Does it on one systemd.
 pub(crate) fn on(suite: Suite, behaves: impl Fn(&Host)) {
-    if require() {
+    if sdbox::require() {
         eprintln!("--- {suite:?}");
-        let node = node("node20");
-        let js = js();
-        let sdbox = Sdbox::boot(
-            suite,
-            &[
-                (node.parent().and_then(|bin| bin.parent()).expect("a folder"), "/opt/node"),
-                (&js, "/srv/js"),
-                (env!("CARGO_BIN_EXE_cohortd").as_ref(), "/usr/bin/cohortd"),
-                (env!("CARGO_BIN_EXE_cohortctl").as_ref(), "/usr/bin/cohortctl"),
-            ],
-        );
-        behaves(&Host { sdbox });
+        behaves(&Host::new(|binds| Sdbox::boot(suite, binds)));
     }
 }
 
+/// [`on`] in a virtual machine: with every cgroup controller, but slow to boot.
+pub(crate) fn on_vm(suite: Suite, behaves: impl Fn(&Host)) {
+    if vmbox::require() {
+        eprintln!("--- {suite:?} in a VM");
+        let others = NODES.into_iter().filter(|version| *version != NODE).map(home);
+        let others: Vec<_> = others.collect();
+        let others: Vec<&Path> = others.iter().map(AsRef::as_ref).collect();
+        behaves(&Host::new(|binds| Vm::boot(suite, binds, &others)));
+    }
+}
+
+const NODE: &str = "node20";
+
+/// Where a version of Node is installed.
+fn home(version: &str) -> PathBuf {
+    node(version).ancestors().nth(2).expect("bin/node").to_owned()
+}
+
 impl Host {
+    fn new<M: Machine + 'static>(boot: impl FnOnce(&[(&Path, &str)]) -> M) -> Host {
+        let machine = boot(&[
+            (&home(NODE), "/opt/node"),
+            (&js(), "/srv/js"),
+            (env!("CARGO_BIN_EXE_cohortd").as_ref(), "/usr/bin/cohortd"),
+            (env!("CARGO_BIN_EXE_cohortctl").as_ref(), "/usr/bin/cohortctl"),
+        ]);
+        Host { machine: Box::new(machine) }
+    }
+
     pub(crate) fn run(&self, command: &str) -> Output {
-        self.sdbox.run(&command.split_whitespace().collect::<Vec<_>>())
+        self.machine.run(&command.split_whitespace().collect::<Vec<_>>())
     }
 
     /// Standard output of a command that must succeed.
     pub(crate) fn ok(&self, command: &str) -> String {
-        self.sdbox.ok(&command.split_whitespace().collect::<Vec<_>>())
+        self.machine.ok(&command.split_whitespace().collect::<Vec<_>>())
     }
 
     /// Writes a file that may be read at any time: all of it or none.
     pub(crate) fn write(&self, path: &str, text: &str) {
         let new = format!("{path}.new");
-        self.sdbox.write_file(&new, text);
+        self.machine.write_file(&new, text.as_bytes());
         self.ok(&format!("mv {new} {path}"));
     }
 
@@ -82,7 +102,7 @@ impl Host {
         let mut line = vec!["cohortctl", "add", app, "--exec", &exec, "--directory", "/srv/myapp"];
         line.extend(["--workers", "2", "--user", "myapp"]);
         line.extend(listen.split_whitespace().flat_map(|on| ["--listen", on]));
-        self.sdbox.run(&line)
+        self.machine.run(&line)
     }
 
     /// An app called `myapp` of this text, on port 8080.
@@ -787,7 +807,7 @@ fn the_app_runs_as_the_owner_of_its_directory() {
         host.write("/srv/myapp/app.js", WEB);
         let exec = "/opt/node/bin/node app.js";
         let runs_as = |app: &str, directory: &str, user: &str| {
-            let added = host.sdbox.ok(&[
+            let added = host.machine.ok(&[
                 "cohortctl",
                 "add",
                 app,
@@ -810,7 +830,7 @@ fn the_app_runs_as_the_owner_of_its_directory() {
         runs_as("nobodys", "/srv/nobodys", "4321");
         host.ok("install -d -o 0 /srv/roots");
         let argv = ["cohortctl", "add", "roots", "--exec", exec, "--directory", "/srv/roots"];
-        let refused = host.sdbox.run(&[&argv[..], &["--listen", "8081"]].concat());
+        let refused = host.machine.run(&[&argv[..], &["--listen", "8081"]].concat());
         assert!(refused.code == 1 && refused.stderr.contains("belongs to root"), "{refused}");
     });
 }

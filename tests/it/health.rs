@@ -64,6 +64,25 @@ fn a_worker_that_spins_is_replaced() {
     assert!(app.log().contains("its event loop has stood still for 1."), "{}", app.log());
 }
 
+/// What is in flight in it is not held until the drain and every grace after it are over.
+#[test]
+fn a_worker_that_stands_still_while_it_is_drained_is_killed() {
+    let toml = "[health]\nevent_loop = \"1s\"\n[reload]\ncanary = \"0s\"\n[stop]\ndrain = \"1h\"";
+    let app = ill(toml).workers(1).start();
+    let address = app.address().to_owned();
+    let asked = thread::spawn(move || get(&address, "/slow?ms=8000"));
+    assert!(until(|| ok(&app, &["show", "--json"]).contains("\"in_flight\": 1")));
+    let old = app.workers()[&0];
+    thread::scope(|scope| {
+        let reload = scope.spawn(|| ok(&app, &["reload"]));
+        app.wait_for(" draining worker=1");
+        kill("STOP", old);
+        reload.join().expect("it went well");
+    });
+    assert!(app.log().contains("unwell; killed worker=1"), "{}", app.log());
+    assert_eq!(asked.join().expect("no panic").status, 200, "it was asked again");
+}
+
 #[test]
 fn a_worker_that_works_hard_is_left_alone() {
     let app = ill("[health]\nevent_loop = \"1s\"").workers(1).start();

@@ -213,12 +213,16 @@ impl Fleet {
     }
 
     /// A worker does not work any more (it hangs, or fails its checks): it is killed, and replaced
-    /// when it is gone. Returns whether that is so: not for one that is being stopped.
+    /// when it is gone. One that is drained will not finish anything, and is killed as well. Returns
+    /// whether that is so: not for one that is being stopped.
     pub fn unwell(&mut self, id: WorkerId) -> bool {
-        let Some(member) = self.member_mut(id).filter(|member| member.state.is_live()) else {
-            return false;
+        let Some(member) = self.member_mut(id) else { return false };
+        let leaving = match member.state {
+            State::Starting { .. } | State::Ready { .. } => false,
+            State::Draining { .. } | State::Disconnecting { .. } => true,
+            _ => return false,
         };
-        member.state = State::Unwell;
+        member.state = State::Unwell { leaving };
         true
     }
 
@@ -279,9 +283,9 @@ impl Fleet {
             Some(State::Ready { .. }) => "ready",
             Some(State::Draining { .. }) => "draining",
             Some(State::Disconnecting { .. }) => "disconnecting",
-            Some(State::HungUp { .. } | State::Unwell | State::Empty | State::Stopping { .. }) => {
-                "stopping"
-            }
+            Some(
+                State::HungUp { .. } | State::Unwell { .. } | State::Empty | State::Stopping { .. },
+            ) => "stopping",
             Some(State::Killed) => "killed",
             None => "gone",
         }
@@ -377,7 +381,7 @@ impl Fleet {
             State::Starting { .. } => killed(Why::NotReady),
             State::HungUp { .. } => killed(Why::NotStopped),
             // Should that not end it, it is killed like one that does not stop.
-            State::Unwell => {
+            State::Unwell { .. } => {
                 let (way, until) = (self.policy.asks, now + self.policy.ask_timeout);
                 (State::Stopping { way, until }, Action::Kill { id, why: Why::Unwell })
             }
@@ -404,7 +408,7 @@ impl Fleet {
 
     fn end_everything(&mut self, now: Duration) -> Option<Action> {
         let unasked = |m: &&Member| {
-            !matches!(m.state, State::Stopping { .. } | State::Killed | State::Unwell)
+            !matches!(m.state, State::Stopping { .. } | State::Killed | State::Unwell { .. })
         };
         let id = self.members().find(unasked)?.id;
         let (state, action) = self.policy.ask(id, 0, now);

@@ -30,8 +30,10 @@ pub(super) enum State {
         since: Option<Duration>,
         until: Duration,
     },
-    /// To be killed for not working.
-    Unwell,
+    /// To be killed for not working; that it was leaving anyway is its excuse.
+    Unwell {
+        leaving: bool,
+    },
     /// It may go on with what it has begun.
     Draining {
         until: Duration,
@@ -58,7 +60,7 @@ impl State {
             | State::Draining { until }
             | State::Disconnecting { until }
             | State::Stopping { until, .. } => Some(until),
-            State::Unwell | State::Empty => Some(Duration::ZERO),
+            State::Unwell { .. } | State::Empty => Some(Duration::ZERO),
             State::Ready { .. } | State::Killed => None,
         }
     }
@@ -77,6 +79,7 @@ impl State {
                 | State::Empty
                 | State::Stopping { .. }
                 | State::Killed
+                | State::Unwell { leaving: true }
         )
     }
 }

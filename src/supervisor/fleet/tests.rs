@@ -240,6 +240,34 @@ fn a_worker_that_is_unwell_is_killed_and_replaced() {
 }
 
 #[test]
+fn a_worker_that_is_unwell_while_it_is_drained_is_killed_and_nobody_blamed() {
+    let mut fleet = up(2);
+    fleet.roll(Generation(2), policy(), 2);
+    let canary = started(&steps(&mut fleet, MS(10)))[0];
+    fleet.ready(canary, MS(20));
+    assert_eq!(steps(&mut fleet, MS(520)), [Action::Drain { id: WorkerId(1) }]);
+    assert!(fleet.unwell(WorkerId(1)));
+    assert!(!fleet.unwell(WorkerId(1)), "once");
+    let id = WorkerId(1);
+    assert_eq!(steps(&mut fleet, MS(530)), [Action::Kill { id, why: Why::Unwell }]);
+    fleet.exited(id, Exit::Signal(9), MS(540));
+    assert!(fleet.is_rolling(), "it goes on");
+    let next = started(&steps(&mut fleet, MS(540)));
+    assert_eq!(next, [WorkerId(4)], "at once");
+    // Also when it is one of the new ones.
+    fleet.ready(next[0], MS(550));
+    steps(&mut fleet, MS(550));
+    fleet.exited(WorkerId(2), Exit::Signal(15), MS(560));
+    fleet.scale(1);
+    assert_eq!(steps(&mut fleet, MS(560)), [Action::Drain { id: next[0] }]);
+    assert!(fleet.unwell(next[0]));
+    steps(&mut fleet, MS(570));
+    fleet.exited(next[0], Exit::Signal(9), MS(580));
+    steps(&mut fleet, MS(580));
+    assert_eq!(fleet.take_outcome().map(|outcome| outcome.result), Some(Ok(())));
+}
+
+#[test]
 fn a_worker_to_be_recycled_is_replaced_first() {
     let mut fleet = up(1);
     let later = MS(60_000);

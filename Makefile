@@ -3,7 +3,7 @@
 CHAT = examples/chat
 PACKAGES = tests/rig/packages
 
-.PHONY: help demo build install test test-setup ci fmt lint doc deny clean
+.PHONY: help demo build install test chaos test-setup ci fmt lint doc deny clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -19,6 +19,9 @@ build: ## Build the two programs
 
 test: test-setup ## Run every test, those under a real systemd included
 	cargo nextest run --locked
+
+chaos: test-setup ## Ten minutes in which all goes wrong, under load; CHAOS_SEED=N repeats it
+	CHAOS_SECONDS=$${CHAOS_SECONDS:-600} cargo test --locked --test it chaos -- --nocapture
 
 test-setup: ## Install what the tests need: Debian, npm and pip packages, cargo-nextest
 	$(PACKAGES) cc:gcc node:nodejs npm:npm mmdebstrap:mmdebstrap mke2fs:e2fsprogs chromium:chromium \

@@ -248,6 +248,14 @@ impl App {
         std::fs::write(&self.file, text.replacen(from, to, 1)).expect("written");
     }
 
+    /// Gives it another configuration, whole at any moment. What it listens on stays.
+    pub(crate) fn configure(&self, spec: &Spec) {
+        let new = self.file.with_extension("new");
+        let spec = Spec { listen: vec![self.address.clone()], ..spec.clone() };
+        std::fs::write(&new, spec.toml()).expect("written");
+        std::fs::rename(new, &self.file).expect("renamed");
+    }
+
     /// `host:port` of the first `listen` entry.
     pub(crate) fn address(&self) -> &str {
         &self.address

@@ -2,6 +2,7 @@
 
 mod app;
 mod cgroup;
+mod chaos;
 mod cluster;
 mod config;
 mod drain;

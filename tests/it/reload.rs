@@ -38,6 +38,10 @@ impl Load {
         Load { child, lines }
     }
 
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
     /// Tells them to end: what came of every request.
     pub(crate) fn end(self) -> serde_json::Value {
         kill("TERM", self.child.id() as i32);
@@ -60,7 +64,7 @@ impl Drop for Load {
     }
 }
 
-fn ctl(app: &App, words: &[&str]) -> Output {
+pub(crate) fn ctl(app: &App, words: &[&str]) -> Output {
     let (command, rest) = words.split_first().expect("a command");
     Command::new(env!("CARGO_BIN_EXE_cohortctl"))
         .arg(command)

@@ -46,3 +46,4 @@ module.exports = (worker) => (req, res) => {
   if (!route) return res.writeHead(404).end();
   route(req, res, url, worker);
 };
+module.exports.routes = routes; // to which an app may add its own

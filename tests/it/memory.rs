@@ -59,6 +59,9 @@ fn by_hand(host: &Host) {
     assert!(said.contains(&"oom_kill 1"), "{said:?}");
 }
 
+/// Everything is emulated here, and takes its time.
+const PATIENT: &str = "[health]\nevent_loop = \"0s\"";
+
 /// An app whose workers take memory when they are told to, started with these lines.
 fn hog(host: &Host, toml: &str) {
     let plain = "/srv/myapp/plain.toml";
@@ -67,7 +70,7 @@ fn hog(host: &Host, toml: &str) {
         host.ok(&format!("cp /etc/cohortd/myapp.toml {plain}"));
     }
     let config = host.ok(&format!("cat {plain}"));
-    host.write("/etc/cohortd/myapp.toml", &format!("{config}\n{toml}\n"));
+    host.write("/etc/cohortd/myapp.toml", &format!("{config}\n{PATIENT}\n{toml}\n"));
     host.ok("systemctl restart myapp.socket myapp@cluster");
     is_up(host, 1, 2);
 }
@@ -87,10 +90,11 @@ fn grows(host: &Host) {
     hog(host, "[memory]\nrecycle_at = \"160M\"\n[stop]\ndrain = \"1s\"");
     // Pages of files are not its own: a hundred megabytes of them are no reason.
     host.machine.ok(&["sh", "-c", "echo 3 >/proc/sys/vm/drop_caches"]);
-    host.get("http://127.0.0.1:8080/read?file=/opt/node/bin/node");
+    let curl = "curl -gsSf -m 55";
+    host.ok(&format!("{curl} http://127.0.0.1:8080/read?file=/opt/node/bin/node"));
     // It answers, though it is replaced for that.
     assert!(!host.journal("").contains("recycle_at"), "{}", host.journal(""));
-    host.get("http://127.0.0.1:8080/take?mb=200");
+    host.ok(&format!("{curl} http://127.0.0.1:8080/take?mb=200"));
     host.logs("", "uses more than [memory] recycle_at: replaced");
     host.logs("", "ready worker=3");
     host.is_soon("two ready", || host.show("myapp", "StatusText") == "2/2 workers ready");
@@ -102,7 +106,7 @@ fn grows_too_much(host: &Host) {
     let limit = host.ok(&format!("cat {UNIT}/worker-1/memory.max"));
     assert_eq!(limit, (200 << 20).to_string());
     // A POST is not sent again.
-    let curl = "curl -sS -m 30 -o /dev/null -w %{http_code} -X POST";
+    let curl = "curl -sS -m 55 -o /dev/null -w %{http_code} -X POST";
     assert_eq!(host.ok(&format!("{curl} http://127.0.0.1:8080/take?mb=300")), "502");
     host.logs("", "exit=out of memory: killed by the kernel");
     host.logs("-n 20", "ready worker=3");

@@ -326,7 +326,7 @@ fn a_number_that_can_t_be_saved_is_said() {
         assert!(said.starts_with(&what) && said.contains(why), "{said}");
         assert_eq!(app.workers().len().to_string(), workers);
     };
-    not_saved("2", ":4:1: unknown key `wokers`; did you mean `workers`?");
+    not_saved("2", ":5:1: unknown key `wokers`; did you mean `workers`?");
     assert_eq!(fs::read_to_string(app.file()).expect("readable"), text);
     fs::remove_file(app.file()).expect("ours");
     not_saved("3", ": No such file or directory");

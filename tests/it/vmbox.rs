@@ -1,5 +1,5 @@
-//! A systemd in a virtual machine, booted in six seconds or more: for what needs the memory
-//! controller, which a cgroup namespace doesn't have. `tests/rig/vmbox` boots it.
+//! A systemd in a virtual machine, slow but with every cgroup controller, which namespaces have only
+//! where the machine lends them. `tests/rig/vmbox` starts it.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
@@ -13,8 +13,8 @@ use crate::machine::{self, Bytes, Machine, Output, Suite, collect, text};
 
 const VMBOX: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rig/vmbox");
 
-/// To copy what it is given, and to boot.
-const BOOT: Duration = Duration::from_secs(120);
+/// To copy what it is given, and to start: two seconds on an idle machine.
+const START: Duration = Duration::from_secs(120);
 
 /// What an answer may take beyond the time the command has.
 const GRACE: Duration = Duration::from_secs(15);
@@ -84,7 +84,7 @@ impl Vm {
             }
         });
 
-        let booted = answers.recv_timeout(BOOT);
+        let booted = answers.recv_timeout(START);
         let channel = Mutex::new(Channel { requests, answers });
         let vm = Vm { up, channel, console, told_journal: AtomicBool::new(true) };
         match booted {

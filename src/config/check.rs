@@ -5,14 +5,15 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
+use hyper::header::HeaderName;
 use toml::Spanned;
 
 use super::error::{ConfigError, nearest};
 use super::file::{self, Count, Env, File, Text};
 use super::value::{self, Listen, Network};
 use super::{
-    APP_NAME, Balance, Config, Health, Kind, Limits, Memory, OnHang, Protocol, Ready, ReadyWhen,
-    Reload, Restart, RestartPolicy, Route, Sticky, Stop, StopMethod, app_name, is_name,
+    APP_NAME, Balance, Config, Forwarded, Health, Kind, Limits, Memory, OnHang, Protocol, Ready,
+    ReadyWhen, Reload, Restart, RestartPolicy, Route, Sticky, Stop, StopMethod, app_name, is_name,
 };
 use crate::worker::wire::Framing;
 
@@ -84,6 +85,9 @@ impl Check<'_> {
             memory: self.memory(&raw.memory)?,
             route: self.route(&raw.route)?,
             limits: self.limits(&raw.limits)?,
+            access_log: self
+                .word(&raw.log.access, &[("off", false), ("json", true)])?
+                .unwrap_or(false),
             env: self.env(&raw)?,
         })
     }
@@ -244,7 +248,8 @@ impl Check<'_> {
                     || word.starts_with("header:")
             };
             let keys = [&raw.ready.when, &raw.route.sticky].into_iter().flatten();
-            let found = raw.health.http.iter().chain(keys.filter(needs_http)).next();
+            let own = [&raw.health.http, &raw.log.access, &raw.route.request_id];
+            let found = own.into_iter().flatten().chain(keys.filter(needs_http)).next();
             if let Some(text) = found {
                 return self.error(text.span(), "this needs HTTP, and route.protocol is \"tcp\"");
             }
@@ -405,6 +410,11 @@ impl Check<'_> {
 
     fn route(&self, raw: &file::Route) -> Checked<Route> {
         let words = [("least-loaded", Balance::LeastLoaded), ("round-robin", Balance::RoundRobin)];
+        let forwarded = [
+            ("x-forwarded", Forwarded::X),
+            ("forwarded", Forwarded::Standard),
+            ("both", Forwarded::Both),
+        ];
         let trusted = match &raw.trusted {
             None => vec![Network::Loopback],
             Some(list) => list
@@ -420,6 +430,9 @@ impl Check<'_> {
             trusted,
             balance: self.word(&raw.balance, &words)?.unwrap_or(Balance::LeastLoaded),
             queue: self.duration(&raw.queue, Duration::from_secs(5))?,
+            proxy_protocol: raw.proxy_protocol.unwrap_or(false),
+            forwarded: self.word(&raw.forwarded, &forwarded)?.unwrap_or(Forwarded::X),
+            request_id: self.parsed(&raw.request_id, None, |text| header_name(text).map(Some))?,
         })
     }
 
@@ -428,10 +441,21 @@ impl Check<'_> {
             n @ 1024..=262_144 => Ok(n),
             _ => Err(format!("expected a size from 1K to 256K, found \"{text}\"")),
         })?;
+        let connections = |key: &Option<Spanned<i64>>| match key {
+            None => Ok(None),
+            Some(n) => match usize::try_from(*n.as_ref()) {
+                Ok(n @ 1..) => Ok(Some(n)),
+                _ => self.error(n.span(), "expected a number of connections, at least 1"),
+            },
+        };
         Ok(Limits {
             head_size,
             head_timeout: self.duration(&raw.head_timeout, Duration::from_secs(15))?,
             idle: self.duration(&raw.idle, Duration::from_secs(75))?,
+            body_size: self.parsed(&raw.body_size, None, |text| value::size(text).map(Some))?,
+            body_timeout: self.duration(&raw.body_timeout, Duration::from_secs(60))?,
+            connections: connections(&raw.connections)?,
+            connections_per_client: connections(&raw.connections_per_client)?,
         })
     }
 
@@ -483,11 +507,12 @@ impl Check<'_> {
     }
 }
 
+fn header_name(text: &str) -> Result<HeaderName, String> {
+    HeaderName::from_bytes(text.as_bytes()).map_err(|_| format!("\"{text}\" can't be a name there"))
+}
+
 fn sticky(text: &str) -> Result<Sticky, String> {
-    let name = |name: &str| {
-        let is_name = hyper::header::HeaderName::from_bytes(name.as_bytes()).is_ok();
-        if is_name { Ok(name.to_owned()) } else { Err(format!("\"{name}\" can't be a name there")) }
-    };
+    let name = |name: &str| header_name(name).map(|_| name.to_owned());
     match (text, text.split_once(':')) {
         ("auto", _) => Ok(Sticky::Sessions),
         ("off", _) => Ok(Sticky::Off),

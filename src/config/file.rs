@@ -39,6 +39,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) limits: Limits,
     #[serde(default)]
+    pub(super) log: Log,
+    #[serde(default)]
     pub(super) env: Env,
     #[serde(default)]
     pub(super) profile: BTreeMap<String, Profile>,
@@ -113,6 +115,9 @@ pub(super) struct Route {
     pub(super) deliver: Option<Text>,
     pub(super) balance: Option<Text>,
     pub(super) queue: Option<Text>,
+    pub(super) proxy_protocol: Option<bool>,
+    pub(super) forwarded: Option<Text>,
+    pub(super) request_id: Option<Text>,
 }
 
 #[derive(Default, Deserialize)]
@@ -128,6 +133,16 @@ pub(super) struct Limits {
     pub(super) head_size: Option<Text>,
     pub(super) head_timeout: Option<Text>,
     pub(super) idle: Option<Text>,
+    pub(super) body_size: Option<Text>,
+    pub(super) body_timeout: Option<Text>,
+    pub(super) connections: Option<Spanned<i64>>,
+    pub(super) connections_per_client: Option<Spanned<i64>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Log {
+    pub(super) access: Option<Text>,
 }
 
 #[derive(Default, Deserialize)]

@@ -18,6 +18,7 @@ pub use crate::supervisor::fleet::Restart as RestartPolicy;
 use crate::worker::wire::Framing;
 pub use error::ConfigError;
 use file::File;
+use hyper::header::HeaderName;
 use toml::Spanned;
 pub use value::{Listen, Network};
 
@@ -59,6 +60,8 @@ pub struct Config {
     pub route: Route,
     /// `[limits]`.
     pub limits: Limits,
+    /// `[log] access`: whether there is a line for each request, in JSON. Default `off`.
+    pub access_log: bool,
     /// `[env]` and the chosen profile's over it.
     pub env: BTreeMap<String, String>,
 }
@@ -198,6 +201,23 @@ pub struct Route {
     pub balance: Balance,
     /// `queue`: how long a request waits while no worker is ready; then 503. Default 5 s.
     pub queue: Duration,
+    /// `proxy_protocol`: connections of trusted proxies begin with a PROXY header. Default no.
+    pub proxy_protocol: bool,
+    /// `forwarded`: in which headers the app is told who a client is. Default `x-forwarded`.
+    pub forwarded: Forwarded,
+    /// `request_id`: a header that names each request. Default: none.
+    pub request_id: Option<HeaderName>,
+}
+
+/// In which headers the app is told who a client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forwarded {
+    /// `X-Forwarded-For`, `X-Forwarded-Proto`, `X-Forwarded-Host`.
+    X,
+    /// `Forwarded` (RFC 7239).
+    Standard,
+    /// All of them.
+    Both,
 }
 
 /// What is spoken on clients' connections.
@@ -254,6 +274,16 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// `idle`: how long a kept-alive connection may wait for its next request. Default 75 s.
     pub idle: Duration,
+    /// `body_size`: bytes of a request's body; above it, 413. Default: as many as it has.
+    pub body_size: Option<usize>,
+    /// `body_timeout`: how long a body may stop arriving; then 408. Default 60 s.
+    pub body_timeout: Duration,
+    /// `connections`: how many may be open, those not counted that a worker was given; above it,
+    /// 503. Default: as many as come.
+    pub connections: Option<usize>,
+    /// `connections_per_client`: how many of them one client may have, or one IPv6 /64. Those of
+    /// trusted proxies are not counted. Default: as many as come.
+    pub connections_per_client: Option<usize>,
 }
 
 impl Config {

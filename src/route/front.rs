@@ -2,29 +2,32 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::header::{HeaderMap, HeaderValue};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
-use tokio_util::either::Either;
+use tokio::time::error::Elapsed;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::access_log::AccessLog;
+use super::admission::{Admission, network_of};
 use super::affinity::{self, Affinity};
 use super::given::Speaks;
 use super::head::{self, Opening, Refusal, Session};
 use super::pair::Pairs;
+use super::peek::peek;
 use super::table::{Sessions, less_loaded, weighed};
 use super::upstream::{ListenerId, Upstream};
-use super::{handoff, proxy};
-use crate::config::{Balance, Limits, Network, Protocol, Route, Sticky};
+use super::{handoff, proxy, proxy_protocol};
+use crate::config::{Balance, Config, Kind, Limits, Network, Protocol, Route, Sticky};
 use crate::listen::{Client, Listener};
 use crate::worker::WorkerId;
 
@@ -36,7 +39,7 @@ const PARK: Duration = Duration::from_millis(250);
 const MAX_PARKED: usize = 4096;
 
 /// Where proxies say who their client is.
-const FORWARDED_FOR: &str = "x-forwarded-for";
+pub(super) const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// A worker that is preferred gets no more than so many times its share of the load.
 const MAX_SHARE: usize = 3;
@@ -77,16 +80,29 @@ pub(super) enum Work {
 
 /// What a reload may change.
 #[derive(Debug)]
-struct Settings {
-    route: Route,
-    limits: Limits,
+pub(super) struct Settings {
+    pub(super) route: Route,
+    pub(super) limits: Limits,
+    /// If there is one.
+    pub(super) access_log: Option<Arc<AccessLog>>,
+}
+
+impl Settings {
+    fn new(config: &Config, log: Option<Arc<AccessLog>>) -> Settings {
+        Settings {
+            route: config.route.clone(),
+            limits: config.limits.clone(),
+            access_log: config.access_log.then(|| log.unwrap_or_else(AccessLog::start)),
+        }
+    }
 }
 
 /// The front-end of one app.
 #[derive(Debug)]
 pub struct Front {
+    /// The workers are Node's, and can be given connections.
     settings: Mutex<Arc<Settings>>,
-    hands_over: bool,
+    pub(super) hands_over: bool,
     pub(super) pairs: Pairs,
     workers: watch::Sender<Vec<Arc<Upstream>>>,
     sessions: Mutex<Sessions>,
@@ -97,20 +113,21 @@ pub struct Front {
     pub(super) next_disconnect: tokio::sync::Mutex<tokio::time::Instant>,
     turn: AtomicUsize,
     begun: Instant,
+    admission: Admission,
     stop: CancellationToken,
     accepting: TaskTracker,
     connections: TaskTracker,
 }
 
 impl Front {
-    /// A front-end that knows no worker yet; `hands_over`: workers can be given connections.
+    /// A front-end that knows no worker yet.
     ///
     /// # Errors
     /// The private listener could not be opened.
-    pub fn new(route: Route, limits: Limits, hands_over: bool) -> io::Result<Front> {
+    pub fn new(config: &Config) -> io::Result<Front> {
         Ok(Front {
-            hands_over,
-            settings: Mutex::new(Arc::new(Settings { route, limits })),
+            hands_over: config.kind == Kind::Node,
+            settings: Mutex::new(Arc::new(Settings::new(config, None))),
             pairs: Pairs::new()?,
             workers: watch::Sender::default(),
             sessions: Mutex::default(),
@@ -119,6 +136,7 @@ impl Front {
             next_disconnect: tokio::sync::Mutex::new(tokio::time::Instant::now()),
             turn: AtomicUsize::new(0),
             begun: Instant::now(),
+            admission: Admission::default(),
             stop: CancellationToken::new(),
             accepting: TaskTracker::new(),
             connections: TaskTracker::new(),
@@ -126,11 +144,12 @@ impl Front {
     }
 
     /// Routes by other settings from now on.
-    pub fn configure(&self, route: Route, limits: Limits) {
-        *lock(&self.settings) = Arc::new(Settings { route, limits });
+    pub fn configure(&self, config: &Config) {
+        let mut settings = lock(&self.settings);
+        *settings = Arc::new(Settings::new(config, settings.access_log.clone()));
     }
 
-    fn settings(&self) -> Arc<Settings> {
+    pub(super) fn settings(&self) -> Arc<Settings> {
         lock(&self.settings).clone()
     }
 
@@ -266,6 +285,13 @@ impl Front {
         self.connections.wait().await;
     }
 
+    /// Waits a moment until the access log is written, in the end.
+    pub async fn flush_log(&self) {
+        if let Some(log) = &self.settings().access_log {
+            log.flush().await;
+        }
+    }
+
     /// How many connections are open here, handed-over ones not counted.
     pub fn connections(&self) -> usize {
         self.connections.len()
@@ -297,20 +323,25 @@ impl Front {
 
     async fn connection(self: Arc<Self>, listener: ListenerId, mut client: Client, peer: Peer) {
         let settings = self.settings();
-        if settings.route.protocol == Protocol::Tcp {
-            let affinity = self.affinity(&settings.route, peer, |_| std::iter::empty());
+        let Settings { route, limits, .. } = &*settings;
+        let Some(peer) = self.introduced(&settings, &mut client, peer).await else { return };
+        // A proxy has many clients.
+        let one = peer.address.filter(|_| !peer.trusted).map(|address| address.ip());
+        let Some(_place) = self.admission.admit(limits, one) else {
+            if route.protocol == Protocol::Http {
+                refuse(&mut client, "503 Service Unavailable").await;
+            }
+            return;
+        };
+        if route.protocol == Protocol::Tcp {
+            let affinity = self.affinity(route, peer, |_| std::iter::empty());
             let session = &Session::None;
             return handoff::hand_over(&self, listener, client, session, affinity, Speaks::Other)
                 .await;
         }
-        let Limits { head_size, head_timeout, .. } = settings.limits;
-        let affinity = |head: &[u8]| self.affinity_of_head(&settings.route, peer, head);
-        let opening = opening(&client, head_size, affinity);
-        let opening = tokio::select! {
-            opening = tokio::time::timeout(head_timeout, opening) => opening,
-            () = self.last_call() => return,
-        };
-        match opening {
+        let affinity = |head: &[u8]| self.affinity_of_head(route, peer, head);
+        let opening = opening(&client, limits.head_size, affinity);
+        match self.in_time(limits, opening).await {
             // One that can't be handed over is tunnelled.
             Ok(Ok((Opening::Upgrade(session), affinity))) if self.hands_over => {
                 handoff::hand_over(&self, listener, client, &session, affinity, Speaks::WebSocket)
@@ -328,12 +359,51 @@ impl Front {
                 .await;
             }
             Ok(Ok((Opening::Request | Opening::Upgrade(_), _))) => {
-                let limits = &settings.limits;
-                proxy::serve(self.clone(), listener, client, peer, limits, &self.stop).await;
+                proxy::serve(self.clone(), listener, client, peer, &settings, &self.stop).await;
             }
             Ok(Ok((Opening::Refused(refusal), _))) => refuse(&mut client, refusal.status()).await,
             Ok(Ok((Opening::Partial, _)) | Err(_)) => {} // it went away
             Err(_late) => refuse(&mut client, Refusal::Late.status()).await,
+        }
+    }
+
+    /// Who the client is, when a proxy has said it where it has to. `None`: it has not.
+    async fn introduced(
+        &self,
+        settings: &Settings,
+        client: &mut Client,
+        proxy: Peer,
+    ) -> Option<Peer> {
+        static SAID: Once = Once::new();
+        if !settings.route.proxy_protocol || !proxy.trusted {
+            return Some(proxy);
+        }
+        match self.in_time(&settings.limits, proxy_protocol::take(client)).await {
+            Ok(Ok(Some(address))) => {
+                Some(Peer { address: Some(address), trusted: self.trusts(Some(address)) })
+            }
+            Ok(Ok(None)) => Some(proxy),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Other => {
+                SAID.call_once(|| {
+                    tracing::warn!(proxy = ?proxy.address, "a connection of a trusted proxy was \
+                        closed: it has no PROXY header, and [route] proxy_protocol is on (said \
+                        once)");
+                });
+                None
+            }
+            Ok(Err(_)) | Err(_) => None, // it went away
+        }
+    }
+
+    /// Waits for what a client has to say first, but not for ever.
+    async fn in_time<T>(
+        &self,
+        limits: &Limits,
+        said: impl Future<Output = io::Result<T>>,
+    ) -> Result<io::Result<T>, Elapsed> {
+        tokio::select! {
+            said = tokio::time::timeout(limits.head_timeout, said) => said,
+            () = self.last_call() => Ok(Err(io::ErrorKind::ConnectionAborted.into())),
         }
     }
 
@@ -484,14 +554,6 @@ impl Front {
     }
 }
 
-/// What counts as one client: an IPv6 client has a whole /64.
-fn network_of(address: IpAddr) -> Vec<u8> {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets()[..8].to_vec(),
-    }
-}
-
 /// Keeps those of which it is so, unless that leaves none.
 fn prefer(candidates: &mut Vec<&Arc<Upstream>>, is_so: impl Fn(&Arc<Upstream>) -> bool) {
     if candidates.iter().any(|u| is_so(u)) {
@@ -530,60 +592,17 @@ fn is_the_clients(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
-/// Peeks until it is clear what the client wants, and where it belongs. Every byte stays in the
-/// kernel.
+/// Waits until it is clear what the client wants, and where it belongs.
 async fn opening(
     client: &Client,
     limit: usize,
     affinity: impl Fn(&[u8]) -> Affinity,
 ) -> io::Result<(Opening, Affinity)> {
-    let mut buffer = vec![0; 2048];
-    let mut seen = 0;
-    loop {
-        let peeked = match client {
-            Either::Left(stream) => {
-                let ready = stream.ready(Interest::READABLE).await?;
-                let peek = || peek(stream, &mut buffer, seen, ready.is_read_closed());
-                stream.try_io(Interest::READABLE, peek)
-            }
-            Either::Right(stream) => {
-                let ready = stream.ready(Interest::READABLE).await?;
-                let peek = || peek(stream, &mut buffer, seen, ready.is_read_closed());
-                stream.try_io(Interest::READABLE, peek)
-            }
-        };
-        match peeked {
-            Ok(length) => seen = length,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(e) => return Err(e),
-        }
-        if seen == buffer.len() && seen <= limit {
-            buffer.resize((seen * 4).min(limit + 1), 0);
-            // There may be more already; nothing new has to arrive for it.
-            seen -= 1;
-            continue;
-        }
-        match head::look(&buffer[..seen], limit) {
-            Opening::Partial => {}
-            opening => {
-                let affinity = affinity(&buffer[..seen]);
-                return Ok((opening, affinity));
-            }
-        }
-    }
-}
-
-/// Looks at what has arrived; `WouldBlock` until it is more than what was `seen`, so that the
-/// runtime waits for more instead of asking again and again.
-fn peek(stream: impl AsFd, buffer: &mut [u8], seen: usize, closed: bool) -> io::Result<usize> {
-    let (length, _) = rustix::net::recv(stream, buffer, rustix::net::RecvFlags::PEEK)?;
-    if length > seen {
-        Ok(length)
-    } else if closed || length == 0 {
-        Err(io::ErrorKind::UnexpectedEof.into())
-    } else {
-        Err(io::ErrorKind::WouldBlock.into())
-    }
+    let read = |bytes: &[u8]| match head::look(bytes, limit) {
+        Opening::Partial => None,
+        opening => Some((opening, affinity(bytes))),
+    };
+    peek(client, limit, read).await
 }
 
 /// Says why, and reads on for a moment: closing on unread bytes would take the answer back.

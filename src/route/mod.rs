@@ -1,19 +1,25 @@
 //! The front-end: from a client's connection to the worker that has to serve it.
 //!
 //! ```text
-//! front: accept ─▶ peek (head) ─┬─▶ handoff  WebSocket or TLS: the connection itself goes
-//!                               └─▶ proxy    each request by its own session (table)
+//! front: accept ─▶ admission ─▶ peek (head) ─┬─▶ handoff  WebSocket or TLS: the connection itself goes
+//!                                            └─▶ proxy    each request by its own session (table)
 //! ```
 
+mod access_log;
+mod admission;
 pub mod affinity;
 mod check;
 mod disconnect;
+mod download;
+mod fields;
 pub mod front;
 mod given;
 mod handoff;
 pub mod head;
 mod pair;
+mod peek;
 mod proxy;
+mod proxy_protocol;
 pub mod table;
 mod tunnel;
 mod upload;

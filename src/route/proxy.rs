@@ -1,29 +1,69 @@
 //! Forwards the requests of a connection, each to the worker of its own session.
 
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Either, Full};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::client::conn::http1::SendRequest;
+use http_body_util::{Either, Full};
+use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
+use super::access_log::Entry;
 use super::affinity::{Affinity, COOKIE};
-use super::front::{Front, LongPoll, Peer, Work};
+use super::download::{Download, Lease};
+use super::fields::{identify, introduce, strip_hop_by_hop, words};
+use super::front::{FORWARDED_FOR, Front, LongPoll, Peer, Settings, Work};
 use super::head::{self, MAX_HEADERS, Session};
 use super::tunnel;
-use super::upload::Upload;
-use super::upstream::{InFlight, ListenerId, Upstream};
-use crate::config::Limits;
+use super::upload::{Broken, Upload};
+use super::upstream::ListenerId;
+use crate::config::{Forwarded, Limits};
 use crate::listen::Client;
+
+/// The methods that Node's parser knows (`http.METHODS` of Node 26). At another one it closes the
+/// connection, and what it answers may be lost with what it has not read.
+const NODE_METHODS: [&str; 35] = [
+    "ACL",
+    "BIND",
+    "CHECKOUT",
+    "CONNECT",
+    "COPY",
+    "DELETE",
+    "GET",
+    "HEAD",
+    "LINK",
+    "LOCK",
+    "M-SEARCH",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MOVE",
+    "NOTIFY",
+    "OPTIONS",
+    "PATCH",
+    "POST",
+    "PROPFIND",
+    "PROPPATCH",
+    "PURGE",
+    "PUT",
+    "QUERY",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "SOURCE",
+    "SUBSCRIBE",
+    "TRACE",
+    "UNBIND",
+    "UNLINK",
+    "UNLOCK",
+    "UNSUBSCRIBE",
+];
 
 /// A worker that dies with a request in hand takes at most this many tries.
 const MAX_TRIES: usize = 4;
@@ -37,14 +77,15 @@ pub(super) async fn serve(
     listener: ListenerId,
     client: Client,
     peer: Peer,
-    limits: &Limits,
+    settings: &Arc<Settings>,
     stop: &CancellationToken,
 ) {
+    let limits = &settings.limits;
     let begun = CancellationToken::new();
     let service = service_fn(|request| {
         begun.cancel();
         let front = front.clone();
-        async move { Ok::<_, Infallible>(answer(&front, listener, peer, request).await) }
+        async move { Ok::<_, Infallible>(logged(&front, listener, peer, settings, request).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -66,14 +107,52 @@ pub(super) async fn serve(
     let _ = connection.await;
 }
 
-type Answer = Response<Either<Forwarded, Full<Bytes>>>;
+type Answer = Response<Either<Download, Full<Bytes>>>;
+
+/// Names the request, if that is wanted, answers it, and sees to its line in the access log.
+async fn logged(
+    front: &Arc<Front>,
+    listener: ListenerId,
+    peer: Peer,
+    settings: &Settings,
+    mut request: Request<Incoming>,
+) -> Answer {
+    let Settings { route, limits, access_log } = settings;
+    if let Some(name) = &route.request_id {
+        identify(request.headers_mut(), name, peer);
+    }
+    let Some(log) = access_log else {
+        return answer(front, listener, peer, route.forwarded, limits, request).await;
+    };
+    let hops = request.headers().get_all(FORWARDED_FOR).into_iter().map(HeaderValue::as_bytes);
+    let client = route.client(peer.address.map(|address| address.ip()), hops);
+    let mut entry = Entry::of(log.clone(), &request, client, route.request_id.as_ref());
+    let mut response = answer(front, listener, peer, route.forwarded, limits, request).await;
+    let status = response.status();
+    match response.body_mut() {
+        Either::Left(body) => {
+            entry.answered(status, body.worker());
+            body.log(entry);
+        }
+        Either::Right(text) => {
+            entry.answered(status, None);
+            entry.pass(text.size_hint().lower() as usize);
+        }
+    }
+    response
+}
 
 async fn answer(
     front: &Arc<Front>,
     listener: ListenerId,
     peer: Peer,
+    headers: Forwarded,
+    limits: &Limits,
     mut request: Request<Incoming>,
 ) -> Answer {
+    if front.hands_over && NODE_METHODS.binary_search(&request.method().as_str()).is_err() {
+        return refusal(StatusCode::BAD_REQUEST, "Node knows no such method.");
+    }
     if ambiguous(&request) {
         return refusal(StatusCode::BAD_REQUEST, "The request's head is ambiguous.");
     }
@@ -88,7 +167,7 @@ async fn answer(
         let chunked = HeaderValue::from_static("chunked");
         request.headers_mut().insert(header::TRANSFER_ENCODING, chunked);
     }
-    forwarded(request.headers_mut(), peer);
+    introduce(request.headers_mut(), peer, headers);
     if session == Session::Handshake {
         // The session is read from the response, so that must not be compressed; it is short.
         request.headers_mut().remove(header::ACCEPT_ENCODING);
@@ -100,6 +179,12 @@ async fn answer(
     // A poll is in flight for as long as there is nothing to say. It is not worth waiting for.
     let is_session = matches!(session, Session::Of(_));
     let is_poll = is_session && upgrade.is_none() && request.method() == Method::GET;
+    let (head, body) = request.into_parts();
+    let body = match Upload::of(body, limits) {
+        Ok(body) => body,
+        Err(broken) => return refusal(broken.status(), &broken.to_string()),
+    };
+    let request = Request::from_parts(head, body);
     let stop = front.stopping();
     let sent = tokio::select! {
         sent = send(front, listener, &session, affinity, is_poll, request) => sent,
@@ -126,8 +211,7 @@ async fn answer(
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             let (parts, body) = response.into_parts();
-            let lease = Some(Lease { keep, ..lease });
-            let mut body = Forwarded { first: None, inner: body, ended: false, lease };
+            let mut body = Download::new(body, Lease { keep, ..lease });
             if session == Session::Handshake && parts.status == StatusCode::OK {
                 body.learn_session(front).await;
             }
@@ -140,9 +224,7 @@ async fn answer(
             response
         }
         Err(Failure::SessionEnds) => end_of_session(version),
-        Err(Failure::BadBody) => {
-            refusal(StatusCode::BAD_REQUEST, "The request's body breaks off or is malformed.")
-        }
+        Err(Failure::Body(broken)) => refusal(broken.status(), &broken.to_string()),
         Err(Failure::Died) => {
             refusal(StatusCode::BAD_GATEWAY, "The worker ended before it had answered.")
         }
@@ -176,8 +258,7 @@ enum Failure {
     NoWorker,
     /// The poll's worker is going, and its session with it.
     SessionEnds,
-    /// The client's doing.
-    BadBody,
+    Body(Broken),
     Died,
 }
 
@@ -190,7 +271,7 @@ async fn send(
     session: &Session,
     affinity: Affinity,
     is_poll: bool,
-    request: Request<Incoming>,
+    mut request: Request<Upload>,
 ) -> Result<(Response<Incoming>, Lease), Failure> {
     let repeatable = request.body().is_end_stream() && request.method().is_idempotent();
     let work = match session {
@@ -200,7 +281,6 @@ async fn send(
         Session::Handshake | Session::Of(_) => Work::Lasting,
     };
     let mut repeated = false;
-    let mut request = request.map(Upload::from);
     let poll = if is_poll { front.poll(session) } else { None };
     let ended = poll.as_ref().map(LongPoll::ended);
     let ended = async {
@@ -240,10 +320,10 @@ async fn send(
                 return Ok((response, lease));
             }
             Err(mut error) => {
-                request = match error.take_message() {
-                    Some(unsent) => unsent,
-                    None if error.error().is_user() => return Err(Failure::BadBody),
-                    None => {
+                request = match (error.take_message(), Broken::behind(error.error())) {
+                    (Some(unsent), _) => unsent,
+                    (None, Some(broken)) => return Err(Failure::Body(broken)),
+                    (None, None) => {
                         repeated = true;
                         copy.ok_or(Failure::Died)?
                     }
@@ -262,87 +342,6 @@ fn copy_of(request: &Request<Upload>) -> Request<Upload> {
     *copy.headers_mut() = request.headers().clone();
     *copy.extensions_mut() = request.extensions().clone();
     copy
-}
-
-/// A connection to a worker, in use for one request.
-#[derive(Debug)]
-struct Lease {
-    upstream: Arc<Upstream>,
-    listener: ListenerId,
-    sender: SendRequest<Upload>,
-    /// How long it may wait for another; `None`: the worker closes it.
-    keep: Option<Duration>,
-    _in_flight: InFlight,
-}
-
-/// A response's body on its way to the client. When it has been read to its end, the connection
-/// that it came on is free again; when the client goes before, that connection is closed.
-#[derive(Debug)]
-pub(super) struct Forwarded {
-    first: Option<Frame<Bytes>>,
-    inner: Incoming,
-    ended: bool,
-    lease: Option<Lease>,
-}
-
-impl Forwarded {
-    /// Reads the beginning of a handshake's response, so that its session is known before the
-    /// client can use it.
-    async fn learn_session(&mut self, front: &Front) {
-        let Some(Ok(frame)) = self.inner.frame().await else { return };
-        if let (Some(data), Some(lease)) = (frame.data_ref(), &self.lease)
-            && let Some(handshake) = head::handshake(data)
-        {
-            let silence = handshake.silence.map(Duration::from_millis);
-            front.session_opened(handshake.sid, lease.upstream.worker.id, silence);
-        }
-        self.first = Some(frame);
-    }
-}
-
-impl Body for Forwarded {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Some(frame) = self.first.take() {
-            return Poll::Ready(Some(Ok(frame)));
-        }
-        let polled = Pin::new(&mut self.inner).poll_frame(context);
-        // Chunks tell of their end only so.
-        self.ended |= match &polled {
-            Poll::Ready(Some(Ok(frame))) => frame.is_trailers(),
-            Poll::Ready(None) => true,
-            _ => false,
-        };
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let read = self.first.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
-        match self.inner.size_hint().exact() {
-            Some(rest) => SizeHint::with_exact(rest + read),
-            None => SizeHint::default(),
-        }
-    }
-}
-
-impl Drop for Forwarded {
-    fn drop(&mut self) {
-        if (self.ended || self.inner.is_end_stream())
-            && let Some(Lease { upstream, listener, sender, keep: Some(keep), .. }) =
-                self.lease.take()
-        {
-            upstream.keep(listener, sender, keep);
-        }
-    }
 }
 
 /// A client's wish to change protocols, and its connection once the worker has agreed.
@@ -415,64 +414,6 @@ fn issue_cookie(headers: &mut HeaderMap, affinity: Affinity, slot: usize) {
     }
 }
 
-/// The words of a header that is a list.
-fn words(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
-    headers
-        .get_all(name)
-        .into_iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-}
-
-/// Removes what is said to us and not to the other end (RFC 9110, section 7.6.1).
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> =
-        words(headers, header::CONNECTION).filter_map(|word| word.parse().ok()).collect();
-    for name in named {
-        // Framing is ours to decide by what was received, whatever `Connection` claims.
-        if name != header::CONTENT_LENGTH && name != header::HOST {
-            headers.remove(name);
-        }
-    }
-    for name in [
-        header::CONNECTION,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-        HeaderName::from_static("keep-alive"),
-        HeaderName::from_static("proxy-connection"),
-    ] {
-        headers.remove(name);
-    }
-}
-
-/// Says who the client is. A trusted proxy has said it already, and is not added as a hop; what
-/// anyone else says about itself is not passed on.
-fn forwarded(headers: &mut HeaderMap, peer: Peer) {
-    if peer.trusted {
-        return;
-    }
-    for name in [
-        "forwarded",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-port",
-        "x-forwarded-proto",
-        "x-real-ip",
-    ] {
-        headers.remove(name);
-    }
-    if let Some(address) = peer.address
-        && let Ok(value) = HeaderValue::try_from(address.ip().to_canonical().to_string())
-    {
-        headers.insert("x-forwarded-for", value);
-    }
-    headers.insert("x-forwarded-proto", HeaderValue::from_static("http"));
-    if let Some(host) = headers.get(header::HOST).cloned() {
-        headers.insert("x-forwarded-host", host);
-    }
-}
-
 /// What Engine.IO itself answers a poll with when it closes a session: the client ends it and
 /// connects anew.
 fn end_of_session(version: u8) -> Answer {
@@ -484,12 +425,13 @@ fn end_of_session(version: u8) -> Answer {
     response
 }
 
-fn refusal(status: StatusCode, text: &'static str) -> Answer {
+fn refusal(status: StatusCode, text: &str) -> Answer {
     let mut response = Response::new(Either::Right(Full::from(format!("{text}\n"))));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    if status == StatusCode::BAD_REQUEST {
+    if status.is_client_error() {
+        // What follows may be the rest of this request.
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

@@ -1,53 +1,129 @@
 //! A request's body on its way to a worker.
 
+use std::error::Error as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
+use hyper::StatusCode;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::Sleep;
+
+use crate::config::Limits;
 
 /// How long the rest of a body that no worker wants is read all the same: closing on unread bytes
 /// would take the answer back.
 const LINGER: Duration = Duration::from_secs(10);
 
+/// Why a body does not arrive whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Broken {
+    /// It has more bytes than `[limits] body_size`.
+    #[error("The request's body is too large.")]
+    TooLarge,
+    /// Nothing of it has come for `[limits] body_timeout`.
+    #[error("The request's body did not arrive in time.")]
+    Late,
+    /// The client has gone, or sends what is no body.
+    #[error("The request's body breaks off or is malformed.")]
+    Malformed,
+}
+
+impl Broken {
+    /// What broke a request's body, if that is why it could not be sent.
+    pub(super) fn behind(error: &hyper::Error) -> Option<Broken> {
+        error.source()?.downcast_ref().copied()
+    }
+
+    pub(super) fn status(self) -> StatusCode {
+        match self {
+            Broken::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Broken::Late => StatusCode::REQUEST_TIMEOUT,
+            Broken::Malformed => StatusCode::BAD_REQUEST,
+        }
+    }
+}
+
 /// The client's body; by default none, as when a request is sent a second time.
 #[derive(Debug, Default)]
-pub(super) struct Upload(Option<Incoming>);
+pub(super) struct Upload(Option<Limited>);
 
-impl From<Incoming> for Upload {
-    fn from(body: Incoming) -> Upload {
-        Upload(Some(body))
+#[derive(Debug)]
+struct Limited {
+    body: Incoming,
+    /// How many more bytes there may be.
+    left: usize,
+    timeout: Duration,
+    /// Runs while nothing comes.
+    late: Option<Pin<Box<Sleep>>>,
+}
+
+impl Upload {
+    /// A body within these limits.
+    ///
+    /// # Errors
+    /// It says itself that it is too large.
+    pub(super) fn of(body: Incoming, limits: &Limits) -> Result<Upload, Broken> {
+        let left = limits.body_size.unwrap_or(usize::MAX);
+        let too_large = body.size_hint().lower() > left as u64;
+        let upload = Upload(Some(Limited { body, left, timeout: limits.body_timeout, late: None }));
+        if too_large { Err(Broken::TooLarge) } else { Ok(upload) }
+    }
+}
+
+impl Limited {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Ready(frame) => {
+                self.late = None;
+                Poll::Ready(frame.map(|frame| self.count(frame.map_err(|_| Broken::Malformed)?)))
+            }
+            Poll::Pending => {
+                let sleep = || Box::pin(tokio::time::sleep(self.timeout));
+                let late = self.late.get_or_insert_with(sleep);
+                late.as_mut().poll(context).map(|()| Some(Err(Broken::Late)))
+            }
+        }
+    }
+
+    fn count(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, Broken> {
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        self.left = self.left.checked_sub(length).ok_or(Broken::TooLarge)?;
+        Ok(frame)
     }
 }
 
 impl Body for Upload {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.0 {
-            Some(body) => Pin::new(body).poll_frame(context),
-            None => Poll::Ready(None),
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let Some(limited) = &mut self.0 else { return Poll::Ready(None) };
+        let polled = limited.poll(context);
+        if let Poll::Ready(Some(Err(Broken::Late))) = polled {
+            self.0 = None; // there is no rest to wait for
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(Body::is_end_stream)
+        self.0.as_ref().is_none_or(|limited| limited.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
+        self.0.as_ref().map_or(SizeHint::with_exact(0), |limited| limited.body.size_hint())
     }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        if let Some(mut body) = self.0.take().filter(|body| !body.is_end_stream()) {
+        let body = self.0.take().map(|limited| limited.body);
+        if let Some(mut body) = body.filter(|body| !body.is_end_stream()) {
             let rest = async move { while let Some(Ok(_)) = body.frame().await {} };
             tokio::spawn(tokio::time::timeout(LINGER, rest));
         }

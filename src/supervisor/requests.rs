@@ -110,7 +110,7 @@ impl Supervisor {
             Ok(()) => {
                 self.serving = outcome.generation;
                 let config = &self.releases[&self.serving].config;
-                self.shared.front.configure(config.route.clone(), config.limits.clone());
+                self.shared.front.configure(config);
                 tracing::info!(generation = self.serving.0, "reloaded");
                 self.last_reload_error = None;
                 let reloaded = Reloaded { generation: self.serving.0 };

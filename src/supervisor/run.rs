@@ -18,7 +18,7 @@ use super::output::Printer;
 use super::process::{Event, Process, Shared};
 use super::release::Release;
 use super::servers::Servers;
-use crate::config::{Config, Kind, OnHang, StopMethod};
+use crate::config::{Config, OnHang, StopMethod};
 use crate::listen::{Listener, Place, Socket};
 use crate::route::{Front, ListenerId};
 use crate::systemd::Notifier;
@@ -67,7 +67,7 @@ pub async fn run(
     requests: mpsc::Receiver<Request>,
 ) -> Result<(), RunError> {
     let (events, inbox) = mpsc::unbounded_channel();
-    let front = Front::new(config.route.clone(), config.limits.clone(), config.kind == Kind::Node)
+    let front = Front::new(&config)
         .map_err(|source| RunError::Setup { what: "open the private listener", source })?;
     let delegated = delegated.map(Arc::new);
     let shared = Shared { front: Arc::new(front), relay: Arc::default(), delegated, events };
@@ -207,6 +207,7 @@ impl Supervisor {
         if let Some(printer) = self.printer.take() {
             printer.finish().await;
         }
+        front.flush_log().await;
         failed.map_or(Ok(()), Err)
     }
 

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use cohortd::config::{
-    Balance, Config, Health, Listen, OnHang, ReadyWhen, RestartPolicy, Sticky, StopMethod,
+    Balance, Config, Forwarded, Health, Limits, Listen, OnHang, ReadyWhen, RestartPolicy, Sticky,
+    StopMethod,
 };
 
 #[test]
@@ -85,7 +86,14 @@ fn every_key_reaches_its_place() {
     assert_eq!(config.memory.max, Some(600 << 20));
     assert_eq!(config.route.balance, Balance::RoundRobin);
     assert_eq!(config.route.trusted.len(), 3);
+    assert!(config.route.proxy_protocol && config.access_log);
+    assert_eq!(config.route.forwarded, Forwarded::Both);
+    assert_eq!(config.route.request_id.as_ref().map(|name| name.as_str()), Some("x-request-id"));
     assert_eq!(config.limits.head_size, 16 << 10);
+    assert_eq!(config.limits.body_size, Some(10 << 20));
+    assert_eq!(config.limits.body_timeout, Duration::from_secs(20));
+    let Limits { connections, connections_per_client, .. } = config.limits;
+    assert_eq!((connections, connections_per_client), (Some(10_000), Some(100)));
     assert_eq!(config.env["NODE_ENV"], "staging", "the profile's over the plain one");
     assert_eq!(config.env["REGION"], "eu");
     assert_eq!(config.profile, "staging");

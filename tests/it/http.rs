@@ -2,12 +2,13 @@
 //! without it.
 
 use std::net::TcpStream;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::app::{App, Spec, free_port, kill, until};
+use crate::app::{App, NODES, Spec, free_port, kill, node, until};
 use crate::raw::{Answer, Bare, Wire, memory};
 
 const MIB: usize = 1 << 20;
@@ -150,6 +151,23 @@ fn some_targets_are_refused() {
 }
 
 /// A response's only to those who say `TE: trailers`, as HTTP has it; bare Node asks nobody.
+#[test]
+fn every_method_that_node_knows_passes() {
+    let newest = NODES[NODES.len() - 1];
+    let app = web().node(newest).start();
+    let program = ["-p", "JSON.stringify(http.METHODS)"];
+    let output = Command::new(node(newest)).args(program).output().expect("it runs");
+    let methods: Vec<String> = serde_json::from_slice(&output.stdout).expect("a list");
+    assert!(methods.len() > 30, "{methods:?}");
+    for method in methods.iter().chain(["hiPUT".to_owned()].iter()) {
+        let mut wire = Wire::open(app.address());
+        wire.send(format!("{method} /raw HTTP/1.1\r\nHost: app\r\n\r\n"));
+        let status = wire.answer_to(method).expect("an answer").status;
+        let want = if ["CONNECT", "hiPUT"].contains(&method.as_str()) { 400 } else { 200 };
+        assert_eq!(status, want, "{method}");
+    }
+}
+
 #[test]
 fn trailers_pass_both_ways() {
     let app = web().start();

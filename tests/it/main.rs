@@ -14,6 +14,7 @@ mod http;
 mod languages;
 mod layout;
 mod machine;
+mod manners;
 mod memory;
 mod raw;
 mod reload;

@@ -1,0 +1,117 @@
+//! A response's body on its way to the client.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::client::conn::http1::SendRequest;
+
+use super::access_log::Entry;
+use super::front::Front;
+use super::head;
+use super::upload::Upload;
+use super::upstream::{InFlight, ListenerId, Upstream};
+use crate::worker::WorkerId;
+
+/// A connection to a worker, in use for one request.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) listener: ListenerId,
+    pub(super) sender: SendRequest<Upload>,
+    /// How long it may wait for another; `None`: the worker closes it.
+    pub(super) keep: Option<Duration>,
+    pub(super) _in_flight: InFlight,
+}
+
+/// A response's body on its way to the client. When it has been read to its end, the connection
+/// that it came on is free again; when the client goes before, that connection is closed.
+#[derive(Debug)]
+pub(super) struct Download {
+    first: Option<Frame<Bytes>>,
+    inner: Incoming,
+    ended: bool,
+    lease: Option<Lease>,
+    entry: Option<Box<Entry>>,
+}
+
+impl Download {
+    pub(super) fn new(inner: Incoming, lease: Lease) -> Download {
+        Download { first: None, inner, ended: false, lease: Some(lease), entry: None }
+    }
+
+    /// Who sends it.
+    pub(super) fn worker(&self) -> Option<WorkerId> {
+        self.lease.as_ref().map(|lease| lease.upstream.worker.id)
+    }
+
+    /// The request's entry in the access log ends with this.
+    pub(super) fn log(&mut self, entry: Entry) {
+        self.entry = Some(Box::new(entry));
+    }
+
+    /// Reads the beginning of a handshake's response, so that its session is known before the
+    /// client can use it.
+    pub(super) async fn learn_session(&mut self, front: &Front) {
+        let Some(Ok(frame)) = self.inner.frame().await else { return };
+        if let (Some(data), Some(lease)) = (frame.data_ref(), &self.lease)
+            && let Some(handshake) = head::handshake(data)
+        {
+            let silence = handshake.silence.map(Duration::from_millis);
+            front.session_opened(handshake.sid, lease.upstream.worker.id, silence);
+        }
+        self.first = Some(frame);
+    }
+}
+
+impl Body for Download {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = match self.first.take() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => Pin::new(&mut self.inner).poll_frame(context),
+        };
+        if let (Some(entry), Poll::Ready(Some(Ok(frame)))) = (&mut self.entry, &polled) {
+            entry.pass(frame.data_ref().map_or(0, Bytes::len));
+        }
+        // Chunks tell of their end only so.
+        self.ended |= match &polled {
+            Poll::Ready(Some(Ok(frame))) => frame.is_trailers(),
+            Poll::Ready(None) => true,
+            _ => false,
+        };
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let read = self.first.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
+        match self.inner.size_hint().exact() {
+            Some(rest) => SizeHint::with_exact(rest + read),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        if (self.ended || self.inner.is_end_stream())
+            && let Some(Lease { upstream, listener, sender, keep: Some(keep), .. }) =
+                self.lease.take()
+        {
+            upstream.keep(listener, sender, keep);
+        }
+    }
+}

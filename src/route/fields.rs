@@ -1,0 +1,108 @@
+//! Header fields on their way to a worker and back: what was meant for us is taken out, and the app
+//! is told who its client is.
+
+use std::net::IpAddr;
+
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use super::front::{FORWARDED_FOR, Peer};
+use crate::config::Forwarded;
+
+/// The words of a header that is a list.
+pub(super) fn words(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+}
+
+/// Removes what is said to us and not to the other end (RFC 9110, section 7.6.1).
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> =
+        words(headers, header::CONNECTION).filter_map(|word| word.parse().ok()).collect();
+    for name in named {
+        // Framing is ours to decide by what was received, whatever `Connection` claims.
+        if name != header::CONTENT_LENGTH && name != header::HOST {
+            headers.remove(name);
+        }
+    }
+    for name in [
+        header::CONNECTION,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+    ] {
+        headers.remove(name);
+    }
+}
+
+/// Gives the request an id. That of a trusted proxy is kept.
+pub(super) fn identify(headers: &mut HeaderMap, name: &HeaderName, peer: Peer) {
+    if !(peer.trusted && headers.contains_key(name)) {
+        let id = format!("{:032x}", fastrand::u128(..));
+        headers.insert(name, HeaderValue::try_from(id).expect("hexadecimal digits"));
+    }
+}
+
+/// Says who the client is. A trusted proxy has said it already, and is not added as a hop; what
+/// anyone else says about itself is not passed on.
+pub(super) fn introduce(headers: &mut HeaderMap, peer: Peer, which: Forwarded) {
+    if peer.trusted {
+        return;
+    }
+    for name in [
+        "forwarded",
+        FORWARDED_FOR,
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-forwarded-proto",
+        "x-real-ip",
+    ] {
+        headers.remove(name);
+    }
+    let address = peer.address.map(|address| address.ip().to_canonical());
+    let host = headers.get(header::HOST).cloned();
+    if which != Forwarded::X
+        && let Ok(value) = HeaderValue::from_bytes(&standard(address, host.as_ref()))
+    {
+        headers.insert(header::FORWARDED, value);
+    }
+    if which == Forwarded::Standard {
+        return;
+    }
+    if let Some(address) = address
+        && let Ok(value) = HeaderValue::try_from(address.to_string())
+    {
+        headers.insert(FORWARDED_FOR, value);
+    }
+    headers.insert("x-forwarded-proto", HeaderValue::from_static("http"));
+    if let Some(host) = host {
+        headers.insert("x-forwarded-host", host);
+    }
+}
+
+/// `Forwarded` (RFC 7239, section 4).
+fn standard(address: Option<IpAddr>, host: Option<&HeaderValue>) -> Vec<u8> {
+    let mut value = match address {
+        Some(IpAddr::V4(address)) => format!("for={address};"),
+        Some(IpAddr::V6(address)) => format!("for=\"[{address}]\";"),
+        None => "for=unknown;".to_owned(),
+    }
+    .into_bytes();
+    if let Some(host) = host {
+        // A quoted string (RFC 9110, section 5.6.4): a port's colon needs it.
+        value.extend(b"host=\"");
+        for byte in host.as_bytes() {
+            if matches!(byte, b'"' | b'\\') {
+                value.push(b'\\');
+            }
+            value.push(*byte);
+        }
+        value.extend(b"\";");
+    }
+    value.extend(b"proto=http");
+    value
+}

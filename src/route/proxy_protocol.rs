@@ -1,0 +1,33 @@
+//! The PROXY protocol, versions 1 and 2: a load balancer says first for whom it has connected
+//! (<https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>).
+
+use std::io;
+use std::net::SocketAddr;
+
+use proxy_header::{Error, ParseConfig, ProxyHeader};
+use tokio::io::AsyncReadExt;
+
+use super::peek::peek;
+use crate::listen::Client;
+
+/// Addresses take 232 bytes at most. The rest is for what else a balancer likes to say.
+const MAX: usize = 4096;
+
+const BOTH: ParseConfig = ParseConfig { include_tlvs: false, allow_v1: true, allow_v2: true };
+
+/// Takes the header off a connection: the client's address, or `None` for one that the balancer
+/// has opened for itself, or where it doesn't know.
+///
+/// # Errors
+/// The connection begins with something else, or ends.
+pub(super) async fn take(client: &mut Client) -> io::Result<Option<SocketAddr>> {
+    let read = |bytes: &[u8]| match ProxyHeader::parse(bytes, BOTH) {
+        Err(Error::BufferTooShort) if bytes.len() <= MAX => None,
+        read => {
+            Some(read.map(|(header, length)| (header.proxied_address().map(|a| a.source), length)))
+        }
+    };
+    let (source, length) = peek(client, MAX, read).await?.map_err(io::Error::other)?;
+    client.read_exact(&mut vec![0; length]).await?;
+    Ok(source)
+}

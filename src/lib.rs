@@ -15,7 +15,7 @@
 //! | [`relay`] | packets of the Socket.IO cluster adapter, from each worker to the others |
 //! | [`supervisor`] | which workers there should be, and the loop that joins everything |
 //! | [`systemd`] | what systemd is told |
-//! | [`places`] | where a running app keeps its sockets |
+//! | [`places`] | where a running app keeps its sockets and files |
 //! | [`sys`] | all that is `unsafe` |
 //! | [`control`] | the socket by which a running app is spoken to |
 //! | [`ctl`] | `cohortctl`, one file a command |

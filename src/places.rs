@@ -1,10 +1,15 @@
-//! Where a running app keeps its sockets: below `/run` for root and under systemd (which says
+//! Where a running app keeps its sockets and files: below `/run` for root and under systemd (which says
 //! where, in `RUNTIME_DIRECTORY`), else below `$XDG_RUNTIME_DIR`.
 
-use std::fs::DirBuilder;
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::process::geteuid;
+
+/// What is below it is of one app each.
+const SYSTEM: &str = "/run/cohortd";
 
 /// An app's folder as the app itself sees it, made if need be; only its user may look into it.
 ///
@@ -22,10 +27,44 @@ pub fn folder(app: &str) -> io::Result<PathBuf> {
     Ok(folder)
 }
 
+/// Where a file is to be that workers read and nobody else has to find. Root's can be read by every
+/// user: a worker may give root up.
+///
+/// # Errors
+/// There is no place for it.
+pub fn for_workers(app: &str) -> io::Result<PathBuf> {
+    if !geteuid().is_root() {
+        return folder(app);
+    }
+    DirBuilder::new().recursive(true).create(SYSTEM)?;
+    fs::set_permissions(SYSTEM, Permissions::from_mode(0o755))?;
+    Ok(SYSTEM.into())
+}
+
+/// A folder of our user's alone, below the system's for temporary files, made if need be.
+///
+/// # Errors
+/// There is no place for it, or somebody else has taken it.
+pub fn temporary() -> io::Result<PathBuf> {
+    let user = geteuid().as_raw();
+    let folder = std::env::temp_dir().join(format!("cohortd-{user}"));
+    match DirBuilder::new().mode(0o700).create(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let there = fs::symlink_metadata(&folder)?;
+    if there.is_dir() && there.uid() == user && there.mode() & 0o022 == 0 {
+        Ok(folder)
+    } else {
+        let message = format!("{} is not ours alone", folder.display());
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
+    }
+}
+
 /// Where an app's folder may be, as seen by one of its users: their own first.
 pub fn candidates(app: &str) -> Vec<PathBuf> {
-    let system = PathBuf::from("/run/cohortd").join(app);
-    if rustix::process::geteuid().is_root() {
+    let system = Path::new(SYSTEM).join(app);
+    if geteuid().is_root() {
         return vec![system];
     }
     let own = std::env::var_os("XDG_RUNTIME_DIR")

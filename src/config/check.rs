@@ -62,11 +62,13 @@ impl Check<'_> {
         let words = [("node", Kind::Node), ("socket", Kind::Socket), ("job", Kind::Job)];
         let kind = self.word(&raw.kind, &words)?.unwrap_or(Kind::Node);
         self.fits(&raw, kind)?;
+        let exec = self.exec(&raw.exec)?;
         Ok(Config {
             app,
             kind,
             file: self.file.to_owned(),
-            exec: self.exec(&raw.exec)?,
+            route: self.route(&raw.route, kind, &exec)?,
+            exec,
             directory,
             listen: self.listen(&raw.listen, kind)?,
             workers: self.workers(&raw.workers)?,
@@ -83,7 +85,6 @@ impl Check<'_> {
             reload: self.reload(&raw.reload)?,
             restart: self.restart(&raw.restart)?,
             memory: self.memory(&raw.memory)?,
-            route: self.route(&raw.route)?,
             limits: self.limits(&raw.limits)?,
             access_log: self
                 .word(&raw.log.access, &[("off", false), ("json", true)])?
@@ -233,6 +234,9 @@ impl Check<'_> {
         };
         if let Some(text) = raw.serialization.as_ref().filter(|_| kind != Kind::Node) {
             return refuse(text.span(), "serialization", "they have no IPC channel");
+        }
+        if let Some(key) = raw.route.preserve_client_ip.as_ref().filter(|_| kind != Kind::Node) {
+            return refuse(key.span(), "route.preserve_client_ip", "they are told in headers");
         }
         let message = |text: &&Text| text.as_ref().starts_with("message:");
         if let Some(text) = raw.stop.method.iter().flatten().find(message)
@@ -408,7 +412,7 @@ impl Check<'_> {
         Ok(memory)
     }
 
-    fn route(&self, raw: &file::Route) -> Checked<Route> {
+    fn route(&self, raw: &file::Route, kind: Kind, exec: &[String]) -> Checked<Route> {
         let words = [("least-loaded", Balance::LeastLoaded), ("round-robin", Balance::RoundRobin)];
         let forwarded = [
             ("x-forwarded", Forwarded::X),
@@ -428,6 +432,10 @@ impl Check<'_> {
                 .unwrap_or(Protocol::Http),
             sticky: self.parsed(&raw.sticky, Sticky::Sessions, sticky)?,
             trusted,
+            preserve_client_ip: match &raw.preserve_client_ip {
+                Some(preserve) => *preserve.as_ref(),
+                None => kind == Kind::Node && begins_with_node(exec),
+            },
             balance: self.word(&raw.balance, &words)?.unwrap_or(Balance::LeastLoaded),
             queue: self.duration(&raw.queue, Duration::from_secs(5))?,
             proxy_protocol: raw.proxy_protocol.unwrap_or(false),
@@ -523,6 +531,17 @@ fn sticky(text: &str) -> Result<Sticky, String> {
             "expected \"auto\", \"off\", \"ip\", \"cookie:NAME\" or \"header:NAME\", found \"{text}\""
         )),
     }
+}
+
+/// Whether it is Node itself that is started, and lets more be loaded into it. Something else may
+/// run it as another user or in another root, where it would not find what it has to load.
+fn begins_with_node(exec: &[String]) -> bool {
+    let is_node = |program: &String| {
+        Path::new(program).file_name().is_some_and(|name| name == "node" || name == "nodejs")
+    };
+    let refuses = ["--experimental-permission", "--experimental-policy"];
+    exec.first().is_some_and(is_node)
+        && !exec.iter().any(|word| refuses.iter().any(|option| word.starts_with(option)))
 }
 
 fn stop_method(text: &str) -> Result<StopMethod, String> {

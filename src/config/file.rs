@@ -112,6 +112,7 @@ pub(super) struct Route {
     pub(super) protocol: Option<Text>,
     pub(super) sticky: Option<Text>,
     pub(super) trusted: Option<Vec<Text>>,
+    pub(super) preserve_client_ip: Option<Spanned<bool>>,
     pub(super) deliver: Option<Text>,
     pub(super) balance: Option<Text>,
     pub(super) queue: Option<Text>,

@@ -197,6 +197,9 @@ pub struct Route {
     pub sticky: Sticky,
     /// `trusted`: clients whose forwarded headers pass unchanged. Default `["loopback"]`.
     pub trusted: Vec<Network>,
+    /// `preserve_client_ip`: whether Node workers see their clients' own addresses as their
+    /// sockets'. Default: where `exec` begins with Node itself.
+    pub preserve_client_ip: bool,
     /// `balance`: how requests without a session are spread. Default `least-loaded`.
     pub balance: Balance,
     /// `queue`: how long a request waits while no worker is ready; then 503. Default 5 s.

@@ -13,15 +13,16 @@ use hyper::client::conn::http1::SendRequest;
 use super::access_log::Entry;
 use super::front::Front;
 use super::head;
+use super::idle::Lane;
 use super::upload::Upload;
-use super::upstream::{InFlight, ListenerId, Upstream};
+use super::upstream::{InFlight, Upstream};
 use crate::worker::WorkerId;
 
 /// A connection to a worker, in use for one request.
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) upstream: Arc<Upstream>,
-    pub(super) listener: ListenerId,
+    pub(super) lane: Lane,
     pub(super) sender: SendRequest<Upload>,
     /// How long it may wait for another; `None`: the worker closes it.
     pub(super) keep: Option<Duration>,
@@ -108,10 +109,9 @@ impl Body for Download {
 impl Drop for Download {
     fn drop(&mut self) {
         if (self.ended || self.inner.is_end_stream())
-            && let Some(Lease { upstream, listener, sender, keep: Some(keep), .. }) =
-                self.lease.take()
+            && let Some(Lease { upstream, lane, sender, keep: Some(keep), .. }) = self.lease.take()
         {
-            upstream.keep(listener, sender, keep);
+            upstream.keep(lane, sender, keep);
         }
     }
 }

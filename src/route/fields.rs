@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use super::front::{FORWARDED_FOR, Peer};
+use super::front::FORWARDED_FOR;
+use super::peer::Peer;
 use crate::config::Forwarded;
 
 /// The words of a header that is a list.

@@ -24,6 +24,7 @@ use super::given::Speaks;
 use super::head::{self, Opening, Refusal, Session};
 use super::pair::Pairs;
 use super::peek::peek;
+use super::peer::Peer;
 use super::table::{Sessions, less_loaded, weighed};
 use super::upstream::{ListenerId, Upstream};
 use super::{handoff, proxy, proxy_protocol};
@@ -56,15 +57,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Out of descriptors or memory: how long until the next try. The kernel keeps the connections.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// Who a client is.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer {
-    /// Its address; `None` for a Unix socket.
-    pub(super) address: Option<SocketAddr>,
-    /// A proxy of ours, whose forwarded headers are true.
-    pub(super) trusted: bool,
-}
 
 /// What a worker is chosen for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -359,7 +351,7 @@ impl Front {
                 .await;
             }
             Ok(Ok((Opening::Request | Opening::Upgrade(_), _))) => {
-                proxy::serve(self.clone(), listener, client, peer, &settings, &self.stop).await;
+                proxy::serve(self.clone(), listener, client, peer, limits, &self.stop).await;
             }
             Ok(Ok((Opening::Refused(refusal), _))) => refuse(&mut client, refusal.status()).await,
             Ok(Ok((Opening::Partial, _)) | Err(_)) => {} // it went away

@@ -17,12 +17,14 @@ use super::access_log::Entry;
 use super::affinity::{Affinity, COOKIE};
 use super::download::{Download, Lease};
 use super::fields::{identify, introduce, strip_hop_by_hop, words};
-use super::front::{FORWARDED_FOR, Front, LongPoll, Peer, Settings, Work};
+use super::front::{FORWARDED_FOR, Front, LongPoll, Settings, Work};
 use super::head::{self, MAX_HEADERS, Session};
+use super::idle::Lane;
+use super::peer::{Ends, Peer};
 use super::tunnel;
 use super::upload::{Broken, Upload};
 use super::upstream::ListenerId;
-use crate::config::{Forwarded, Limits};
+use crate::config::Limits;
 use crate::listen::Client;
 
 /// The methods that Node's parser knows (`http.METHODS` of Node 26). At another one it closes the
@@ -71,21 +73,29 @@ const MAX_TRIES: usize = 4;
 /// How long a connection to a worker is kept when the worker does not say for how long it does.
 const KEEP: Duration = Duration::from_secs(2);
 
+/// What the requests of a connection have in common.
+struct Requests {
+    front: Arc<Front>,
+    listener: ListenerId,
+    peer: Peer,
+    ends: Ends,
+}
+
 /// Serves a client's connection until it ends, or to the end of its request when `stop` comes.
 pub(super) async fn serve(
     front: Arc<Front>,
     listener: ListenerId,
     client: Client,
     peer: Peer,
-    settings: &Arc<Settings>,
+    limits: &Limits,
     stop: &CancellationToken,
 ) {
-    let limits = &settings.limits;
     let begun = CancellationToken::new();
+    let requests = Requests { front, listener, peer, ends: Ends::of(&client, peer) };
     let service = service_fn(|request| {
         begun.cancel();
-        let front = front.clone();
-        async move { Ok::<_, Infallible>(logged(&front, listener, peer, settings, request).await) }
+        let answer = requests.log(request);
+        async move { Ok::<_, Infallible>(answer.await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -109,125 +119,189 @@ pub(super) async fn serve(
 
 type Answer = Response<Either<Download, Full<Bytes>>>;
 
-/// Names the request, if that is wanted, answers it, and sees to its line in the access log.
-async fn logged(
-    front: &Arc<Front>,
-    listener: ListenerId,
-    peer: Peer,
-    settings: &Settings,
-    mut request: Request<Incoming>,
-) -> Answer {
-    let Settings { route, limits, access_log } = settings;
-    if let Some(name) = &route.request_id {
-        identify(request.headers_mut(), name, peer);
-    }
-    let Some(log) = access_log else {
-        return answer(front, listener, peer, route.forwarded, limits, request).await;
-    };
-    let hops = request.headers().get_all(FORWARDED_FOR).into_iter().map(HeaderValue::as_bytes);
-    let client = route.client(peer.address.map(|address| address.ip()), hops);
-    let mut entry = Entry::of(log.clone(), &request, client, route.request_id.as_ref());
-    let mut response = answer(front, listener, peer, route.forwarded, limits, request).await;
-    let status = response.status();
-    match response.body_mut() {
-        Either::Left(body) => {
-            entry.answered(status, body.worker());
-            body.log(entry);
+impl Requests {
+    /// Names a request, if that is wanted, answers it, and sees to its line in the access log.
+    async fn log(&self, mut request: Request<Incoming>) -> Answer {
+        let settings = self.front.settings();
+        let Settings { route, access_log, .. } = &*settings;
+        if let Some(name) = &route.request_id {
+            identify(request.headers_mut(), name, self.peer);
         }
-        Either::Right(text) => {
-            entry.answered(status, None);
-            entry.pass(text.size_hint().lower() as usize);
+        let Some(log) = access_log else { return self.answer(&settings, request).await };
+        let hops = request.headers().get_all(FORWARDED_FOR).into_iter().map(HeaderValue::as_bytes);
+        let client = route.client(self.peer.address.map(|address| address.ip()), hops);
+        let mut entry = Entry::of(log.clone(), &request, client, route.request_id.as_ref());
+        let mut response = self.answer(&settings, request).await;
+        let status = response.status();
+        match response.body_mut() {
+            Either::Left(body) => {
+                entry.answered(status, body.worker());
+                body.log(entry);
+            }
+            Either::Right(text) => {
+                entry.answered(status, None);
+                entry.pass(text.size_hint().lower() as usize);
+            }
         }
+        response
     }
-    response
-}
 
-async fn answer(
-    front: &Arc<Front>,
-    listener: ListenerId,
-    peer: Peer,
-    headers: Forwarded,
-    limits: &Limits,
-    mut request: Request<Incoming>,
-) -> Answer {
-    if front.hands_over && NODE_METHODS.binary_search(&request.method().as_str()).is_err() {
-        return refusal(StatusCode::BAD_REQUEST, "Node knows no such method.");
-    }
-    if ambiguous(&request) {
-        return refusal(StatusCode::BAD_REQUEST, "The request's head is ambiguous.");
-    }
-    let target = request.uri().path_and_query().map_or("", |t| t.as_str());
-    let session = head::session(target);
-    let version = head::engine_version(target);
-    let affinity = front.affinity_of(request.headers(), peer);
-    let upgrade = take_upgrade(&mut request);
-    strip_hop_by_hop(request.headers_mut());
-    if request.body().size_hint().exact().is_none() {
-        // Without a word hyper takes a GET to have no body.
-        let chunked = HeaderValue::from_static("chunked");
-        request.headers_mut().insert(header::TRANSFER_ENCODING, chunked);
-    }
-    introduce(request.headers_mut(), peer, headers);
-    if session == Session::Handshake {
-        // The session is read from the response, so that must not be compressed; it is short.
-        request.headers_mut().remove(header::ACCEPT_ENCODING);
-    }
-    if let Some(upgrade) = &upgrade {
-        request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        request.headers_mut().insert(header::UPGRADE, upgrade.protocol.clone());
-    }
-    // A poll is in flight for as long as there is nothing to say. It is not worth waiting for.
-    let is_session = matches!(session, Session::Of(_));
-    let is_poll = is_session && upgrade.is_none() && request.method() == Method::GET;
-    let (head, body) = request.into_parts();
-    let body = match Upload::of(body, limits) {
-        Ok(body) => body,
-        Err(broken) => return refusal(broken.status(), &broken.to_string()),
-    };
-    let request = Request::from_parts(head, body);
-    let stop = front.stopping();
-    let sent = tokio::select! {
-        sent = send(front, listener, &session, affinity, is_poll, request) => sent,
-        () = stop.cancelled(), if is_poll => Err(Failure::SessionEnds),
-    };
-    match sent {
-        Ok((mut response, lease)) => {
-            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                return match upgrade {
-                    Some(upgrade) => open_tunnel(front, response, upgrade, lease),
-                    None => refusal(StatusCode::BAD_GATEWAY, "The worker switched protocols."),
-                };
-            }
-            let keep = keep_alive(response.headers());
-            strip_hop_by_hop(response.headers_mut());
-            if front.issues_cookies() {
-                issue_cookie(response.headers_mut(), affinity, lease.upstream.worker.slot);
-            }
-            let unread = response.status() == StatusCode::BAD_REQUEST && keep.is_none();
-            if upgrade.is_some() || unread {
-                // What follows on the connection may not be meant as a request: the worker, too,
-                // reads no further.
-                let headers = response.headers_mut();
-                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            let (parts, body) = response.into_parts();
-            let mut body = Download::new(body, Lease { keep, ..lease });
-            if session == Session::Handshake && parts.status == StatusCode::OK {
-                body.learn_session(front).await;
-            }
-            Response::from_parts(parts, Either::Left(body))
+    async fn answer(&self, settings: &Settings, mut request: Request<Incoming>) -> Answer {
+        let Requests { front, peer, .. } = self;
+        if front.hands_over && NODE_METHODS.binary_search(&request.method().as_str()).is_err() {
+            return refusal(StatusCode::BAD_REQUEST, "Node knows no such method.");
         }
-        Err(Failure::NoWorker) => {
-            let mut response =
-                refusal(StatusCode::SERVICE_UNAVAILABLE, "No worker of this app is ready.");
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
-            response
+        if ambiguous(&request) {
+            return refusal(StatusCode::BAD_REQUEST, "The request's head is ambiguous.");
         }
-        Err(Failure::SessionEnds) => end_of_session(version),
-        Err(Failure::Body(broken)) => refusal(broken.status(), &broken.to_string()),
-        Err(Failure::Died) => {
-            refusal(StatusCode::BAD_GATEWAY, "The worker ended before it had answered.")
+        let target = request.uri().path_and_query().map_or("", |t| t.as_str());
+        let session = head::session(target);
+        let version = head::engine_version(target);
+        let affinity = front.affinity_of(request.headers(), *peer);
+        let upgrade = take_upgrade(&mut request);
+        strip_hop_by_hop(request.headers_mut());
+        if request.body().size_hint().exact().is_none() {
+            // Without a word hyper takes a GET to have no body.
+            let chunked = HeaderValue::from_static("chunked");
+            request.headers_mut().insert(header::TRANSFER_ENCODING, chunked);
         }
+        introduce(request.headers_mut(), *peer, settings.route.forwarded);
+        if session == Session::Handshake {
+            // The session is read from the response, so that must not be compressed; it is short.
+            request.headers_mut().remove(header::ACCEPT_ENCODING);
+        }
+        if let Some(upgrade) = &upgrade {
+            request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            request.headers_mut().insert(header::UPGRADE, upgrade.protocol.clone());
+        }
+        // A poll is in flight for as long as there is nothing to say. It is not worth waiting for.
+        let is_session = matches!(session, Session::Of(_));
+        let is_poll = is_session && upgrade.is_none() && request.method() == Method::GET;
+        let (head, body) = request.into_parts();
+        let body = match Upload::of(body, &settings.limits) {
+            Ok(body) => body,
+            Err(broken) => return refusal(broken.status(), &broken.to_string()),
+        };
+        let request = Request::from_parts(head, body);
+        let stop = front.stopping();
+        let sent = tokio::select! {
+            sent = self.send(&session, affinity, is_poll, request) => sent,
+            () = stop.cancelled(), if is_poll => Err(Failure::SessionEnds),
+        };
+        match sent {
+            Ok((mut response, lease)) => {
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    return match upgrade {
+                        Some(upgrade) => open_tunnel(front, response, upgrade, lease),
+                        None => refusal(StatusCode::BAD_GATEWAY, "The worker switched protocols."),
+                    };
+                }
+                let keep = keep_alive(response.headers());
+                strip_hop_by_hop(response.headers_mut());
+                if front.issues_cookies() {
+                    issue_cookie(response.headers_mut(), affinity, lease.upstream.worker.slot);
+                }
+                let unread = response.status() == StatusCode::BAD_REQUEST && keep.is_none();
+                if upgrade.is_some() || unread {
+                    // What follows on the connection may not be meant as a request: the worker, too,
+                    // reads no further.
+                    let headers = response.headers_mut();
+                    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                let (parts, body) = response.into_parts();
+                let mut body = Download::new(body, Lease { keep, ..lease });
+                if session == Session::Handshake && parts.status == StatusCode::OK {
+                    body.learn_session(front).await;
+                }
+                Response::from_parts(parts, Either::Left(body))
+            }
+            Err(Failure::NoWorker) => {
+                let mut response =
+                    refusal(StatusCode::SERVICE_UNAVAILABLE, "No worker of this app is ready.");
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+                response
+            }
+            Err(Failure::SessionEnds) => end_of_session(version),
+            Err(Failure::Body(broken)) => refusal(broken.status(), &broken.to_string()),
+            Err(Failure::Died) => {
+                refusal(StatusCode::BAD_GATEWAY, "The worker ended before it had answered.")
+            }
+        }
+    }
+
+    /// Sends a request to its worker, and to another one if the first dies and nothing can have come
+    /// of it: it was not sent, or it has no body and may be repeated by its method. That is done once
+    /// only, or a request that kills its worker would kill them all.
+    async fn send(
+        &self,
+        session: &Session,
+        affinity: Affinity,
+        is_poll: bool,
+        mut request: Request<Upload>,
+    ) -> Result<(Response<Incoming>, Lease), Failure> {
+        let Requests { front, listener, ends, .. } = self;
+        let listener = *listener;
+        let repeatable = request.body().is_end_stream() && request.method().is_idempotent();
+        let work = match session {
+            Session::None if request.headers().contains_key(header::UPGRADE) => Work::Lasting,
+            Session::None if repeatable => Work::Repeatable,
+            Session::None => Work::Once,
+            Session::Handshake | Session::Of(_) => Work::Lasting,
+        };
+        let mut repeated = false;
+        let poll = if is_poll { front.poll(session) } else { None };
+        let ended = poll.as_ref().map(LongPoll::ended);
+        let ended = async {
+            match ended {
+                Some(ended) => ended.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(ended);
+        for _ in 0..MAX_TRIES {
+            if is_poll && front.is_over(session) {
+                return Err(Failure::SessionEnds);
+            }
+            let upstream =
+                front.choose(listener, session, affinity, work).await.ok_or(Failure::NoWorker)?;
+            let in_flight = upstream.begin();
+            let lane = Lane { listener, client: ends.alone(&upstream.worker) };
+            let connected = if repeated {
+                upstream.connect_anew(listener, &front.pairs).await
+            } else {
+                upstream.connect(lane, &front.pairs).await
+            };
+            let Ok(mut sender) = connected else {
+                // It is going: its end is noticed in a moment.
+                tokio::task::yield_now().await;
+                continue;
+            };
+            ends.tell(&upstream.worker, request.headers_mut());
+            let copy = (repeatable && !repeated).then(|| copy_of(&request));
+            let gone = upstream.gone();
+            let response = tokio::select! {
+                response = sender.try_send_request(request) => response,
+                () = gone.cancelled(), if is_poll => return Err(Failure::SessionEnds),
+                () = &mut ended => return Err(Failure::SessionEnds),
+            };
+            match response {
+                Ok(response) => {
+                    let lease = Lease { upstream, lane, sender, keep: None, _in_flight: in_flight };
+                    return Ok((response, lease));
+                }
+                Err(mut error) => {
+                    request = match (error.take_message(), Broken::behind(error.error())) {
+                        (Some(unsent), _) => unsent,
+                        (None, Some(broken)) => return Err(Failure::Body(broken)),
+                        (None, None) => {
+                            repeated = true;
+                            copy.ok_or(Failure::Died)?
+                        }
+                    };
+                }
+            }
+        }
+        Err(Failure::Died)
     }
 }
 
@@ -260,78 +334,6 @@ enum Failure {
     SessionEnds,
     Body(Broken),
     Died,
-}
-
-/// Sends a request to its worker, and to another one if the first dies and nothing can have come
-/// of it: it was not sent, or it has no body and may be repeated by its method. That is done once
-/// only, or a request that kills its worker would kill them all.
-async fn send(
-    front: &Front,
-    listener: ListenerId,
-    session: &Session,
-    affinity: Affinity,
-    is_poll: bool,
-    mut request: Request<Upload>,
-) -> Result<(Response<Incoming>, Lease), Failure> {
-    let repeatable = request.body().is_end_stream() && request.method().is_idempotent();
-    let work = match session {
-        Session::None if request.headers().contains_key(header::UPGRADE) => Work::Lasting,
-        Session::None if repeatable => Work::Repeatable,
-        Session::None => Work::Once,
-        Session::Handshake | Session::Of(_) => Work::Lasting,
-    };
-    let mut repeated = false;
-    let poll = if is_poll { front.poll(session) } else { None };
-    let ended = poll.as_ref().map(LongPoll::ended);
-    let ended = async {
-        match ended {
-            Some(ended) => ended.await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::pin!(ended);
-    for _ in 0..MAX_TRIES {
-        if is_poll && front.is_over(session) {
-            return Err(Failure::SessionEnds);
-        }
-        let upstream =
-            front.choose(listener, session, affinity, work).await.ok_or(Failure::NoWorker)?;
-        let in_flight = upstream.begin();
-        let connected = if repeated {
-            upstream.connect_anew(listener, &front.pairs).await
-        } else {
-            upstream.connect(listener, &front.pairs).await
-        };
-        let Ok(mut sender) = connected else {
-            // It is going: its end is noticed in a moment.
-            tokio::task::yield_now().await;
-            continue;
-        };
-        let copy = (repeatable && !repeated).then(|| copy_of(&request));
-        let gone = upstream.gone();
-        let response = tokio::select! {
-            response = sender.try_send_request(request) => response,
-            () = gone.cancelled(), if is_poll => return Err(Failure::SessionEnds),
-            () = &mut ended => return Err(Failure::SessionEnds),
-        };
-        match response {
-            Ok(response) => {
-                let lease = Lease { upstream, listener, sender, keep: None, _in_flight: in_flight };
-                return Ok((response, lease));
-            }
-            Err(mut error) => {
-                request = match (error.take_message(), Broken::behind(error.error())) {
-                    (Some(unsent), _) => unsent,
-                    (None, Some(broken)) => return Err(Failure::Body(broken)),
-                    (None, None) => {
-                        repeated = true;
-                        copy.ok_or(Failure::Died)?
-                    }
-                };
-            }
-        }
-    }
-    Err(Failure::Died)
 }
 
 fn copy_of(request: &Request<Upload>) -> Request<Upload> {

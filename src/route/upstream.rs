@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::given::{Connection, Given, Speaks};
 use super::head::MAX_HEADERS;
+use super::idle::{Idle, Lane};
 use super::pair::Pairs;
 use super::upload::Upload;
 use crate::worker::Worker;
@@ -54,7 +55,7 @@ pub struct Upstream {
     sticky: AtomicBool,
     private: OnceLock<PathBuf>,
     in_flight: AtomicUsize,
-    idle: Mutex<Vec<Idle>>,
+    idle: Mutex<Idle<SendRequest<Upload>>>,
     /// New work goes elsewhere.
     draining: AtomicBool,
     /// It may yet turn out to be broken.
@@ -68,13 +69,6 @@ pub struct Upstream {
     /// Something has come to its end.
     less: Notify,
     gone: CancellationToken,
-}
-
-#[derive(Debug)]
-struct Idle {
-    listener: ListenerId,
-    sender: SendRequest<Upload>,
-    until: Instant,
 }
 
 /// One request on its way, or one connection being handed over.
@@ -266,12 +260,16 @@ impl Upstream {
     /// A connection to the worker for one request: one that waits, or a new one.
     pub(super) async fn connect(
         &self,
-        listener: ListenerId,
+        lane: Lane,
         pairs: &Pairs,
     ) -> io::Result<SendRequest<Upload>> {
-        match self.take_idle(listener) {
+        // One that is not ready still carries a body that its response did not wait for: nobody
+        // else's request may wait for that.
+        let is_ready = |sender: &SendRequest<Upload>| sender.is_ready() && !sender.is_closed();
+        let waiting = lock(&self.idle).take(lane, Instant::now(), is_ready);
+        match waiting {
             Some(sender) => Ok(sender),
-            None => self.connect_anew(listener, pairs).await,
+            None => self.connect_anew(lane.listener, pairs).await,
         }
     }
 
@@ -291,20 +289,11 @@ impl Upstream {
         speak(ours).await
     }
 
-    fn take_idle(&self, listener: ListenerId) -> Option<SendRequest<Upload>> {
-        let mut idle = lock(&self.idle);
-        let now = Instant::now();
-        idle.retain(|i| i.until > now && !i.sender.is_closed());
-        // One that is not ready still carries a body that its response did not wait for: nobody
-        // else's request may wait for that. The last one back is the one most likely to live.
-        let at = idle.iter().rposition(|i| i.listener == listener && i.sender.is_ready())?;
-        Some(idle.remove(at).sender)
-    }
-
     /// Keeps a connection for the next request, for as long as the worker surely does.
-    pub(super) fn keep(&self, listener: ListenerId, sender: SendRequest<Upload>, keep: Duration) {
+    pub(super) fn keep(&self, lane: Lane, sender: SendRequest<Upload>, keep: Duration) {
+        let now = Instant::now();
         if !sender.is_closed() {
-            lock(&self.idle).push(Idle { listener, sender, until: Instant::now() + keep });
+            lock(&self.idle).put(lane, sender, now + keep, now, SendRequest::is_closed);
         }
     }
 

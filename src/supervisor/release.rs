@@ -18,6 +18,12 @@ pub(super) struct Release {
 
 impl Release {
     pub(super) fn new(config: Config, output: Output) -> Release {
+        if config.kind == Kind::Node && !config.route.preserve_client_ip {
+            tracing::info!(
+                "workers see 127.0.0.1 as the address of clients whose requests are proxied: see \
+                 [route] preserve_client_ip"
+            );
+        }
         let plan = plan(&config, output);
         Release { config, plan }
     }
@@ -75,6 +81,7 @@ fn plan(config: &Config, output: Output) -> Plan {
             Kind::Socket => Interface::Socket,
             Kind::Job => Interface::None,
         },
+        knows_clients: config.route.preserve_client_ip,
         env,
         memory: Limits { high: config.memory.recycle_at, max: config.memory.max },
         notifies: !is_node || config.ready.when == ReadyWhen::Notify,

@@ -3,6 +3,7 @@
 pub mod cgroup;
 pub mod channel;
 pub mod held;
+mod hook;
 mod id;
 pub mod memory;
 pub mod notify;
@@ -13,7 +14,7 @@ pub mod wire;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use rustix::process::Pid;
@@ -42,6 +43,7 @@ pub struct Worker {
     pub cgroup: Option<Cgroup>,
     /// Its IPC, if it is one of Node's.
     channel: Option<Channel>,
+    peer_token: OnceLock<String>,
     seq: AtomicU64,
     /// Connections that the worker has been given and has not said yes or no to.
     offered: Mutex<HashMap<u64, oneshot::Sender<bool>>>,
@@ -56,8 +58,16 @@ impl Worker {
         cgroup: Option<Cgroup>,
         channel: Option<Channel>,
     ) -> Worker {
-        let seq = AtomicU64::new(0);
-        Worker { id, slot, pid, cgroup, channel, seq, offered: Mutex::default() }
+        Worker {
+            id,
+            slot,
+            pid,
+            cgroup,
+            channel,
+            peer_token: OnceLock::new(),
+            seq: AtomicU64::new(0),
+            offered: Mutex::default(),
+        }
     }
 
     /// The sockets that its processes have open, by inode.
@@ -72,6 +82,12 @@ impl Worker {
     /// The memory that it uses, in bytes.
     pub fn memory(&self) -> Option<usize> {
         memory::used(self.pid, self.cgroup.as_ref())
+    }
+
+    /// What a request has to say with its client's addresses, or the worker would not believe
+    /// them. `None`: it can't be told any.
+    pub fn peer_token(&self) -> Option<&str> {
+        self.peer_token.get().map(String::as_str)
     }
 
     /// Gives a connection to the worker's server known by `key`.
@@ -208,6 +224,9 @@ impl Worker {
                 Incoming::HandleArrived => channel.acknowledged(true),
                 Incoming::HandleMissing => channel.acknowledged(false),
                 Incoming::Handle => self.send(&HandleReply::new(true)),
+                Incoming::HearsOfPeers(token) => {
+                    self.peer_token.get_or_init(|| token.to_owned());
+                }
                 Incoming::Reply { seq, accepted } => {
                     if let Some(answer) = self.offers().remove(&seq) {
                         let _ = answer.send(accepted); // its asker may have given up

@@ -16,6 +16,7 @@ use tokio::process::{Child, Command};
 
 use super::WorkerId;
 use super::cgroup::{Cgroup, Delegated, Limits};
+use super::hook;
 use super::notify::NotifySocket;
 use super::wire::Framing;
 use crate::listen::OwnPath;
@@ -35,6 +36,8 @@ pub struct Plan {
     pub directory: PathBuf,
     /// How it is spoken to.
     pub interface: Interface,
+    /// It is told who its clients are, which takes something of ours in it (Node only).
+    pub knows_clients: bool,
     /// Its environment, but for what is said of each worker.
     pub env: BTreeMap<OsString, OsString>,
     /// How much memory it may take.
@@ -167,6 +170,11 @@ pub fn spawn(
                 .env("NODE_UNIQUE_ID", id.to_string());
             command.as_std_mut().preserved_fds(vec![theirs.into()]);
             channel = Some(ours);
+            if plan.knows_clients
+                && let Err(error) = hook::load_into(&mut command, plan, &directory)
+            {
+                tracing::warn!(worker = id.0, %error, "sees 127.0.0.1 as its clients' address");
+            }
         }
         Interface::Socket => {
             let listen = || -> io::Result<(UnixListener, OwnPath)> {

@@ -47,6 +47,8 @@ pub(crate) struct Spec {
     env: BTreeMap<String, String>,
     more: String,
     before: Vec<String>,
+    flags: Vec<String>,
+    ours: BTreeMap<String, String>,
     kind: String,
     user: Option<u32>,
 }
@@ -64,6 +66,8 @@ impl Spec {
             env: BTreeMap::new(),
             more: String::new(),
             before: Vec::new(),
+            flags: Vec::new(),
+            ours: BTreeMap::new(),
             kind: "node".to_owned(),
             user: None,
         }
@@ -122,6 +126,18 @@ impl Spec {
         self
     }
 
+    /// Node's own options.
+    pub(crate) fn flags(mut self, words: &[&str]) -> Spec {
+        self.flags = words.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// A variable of cohortd itself; empty: without it.
+    pub(crate) fn ours(mut self, name: &str, value: &str) -> Spec {
+        self.ours.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
     /// cohortd runs as this user; only root can do that.
     pub(crate) fn user(mut self, uid: u32) -> Spec {
         self.user = Some(uid);
@@ -131,7 +147,9 @@ impl Spec {
     fn toml(&self) -> String {
         let mut exec = self.before.clone();
         if self.kind == "node" {
-            exec.extend([self.node.display().to_string(), self.script.display().to_string()]);
+            exec.push(self.node.display().to_string());
+            exec.extend(self.flags.iter().cloned());
+            exec.push(self.script.display().to_string());
         }
         exec.extend(self.args.iter().cloned());
         let folder = self.script.parent().expect("a script has a folder");
@@ -172,22 +190,29 @@ impl Spec {
         let file = folder.path().join(format!("{}.toml", name.replace('.', "-")));
         std::fs::write(&file, self.toml()).expect("written");
         let program = env!("CARGO_BIN_EXE_cohortd");
-        let mut child = match self.user {
+        let mut command = match self.user {
             Some(uid) => {
                 open_to_all(folder.path());
                 as_user(uid, program)
             }
             None => Command::new(program),
+        };
+        for (name, value) in &self.ours {
+            match value.as_str() {
+                "" => command.env_remove(name),
+                value => command.env(name, value),
+            };
         }
-        .arg("run")
-        .arg(&file)
-        .env("COHORTD_LOG", "debug")
-        .stdin(Stdio::null())
-        .stdout(stdout)
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .expect("cohortd starts");
+        let mut child = command
+            .arg("run")
+            .arg(&file)
+            .env("COHORTD_LOG", "debug")
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .expect("cohortd starts");
         let log = Arc::new(Mutex::new(String::new()));
         if let Some(stdout) = child.stdout.take() {
             gather(stdout, log.clone());

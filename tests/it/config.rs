@@ -59,7 +59,26 @@ fn the_smallest_file_has_the_documented_defaults() {
     assert_eq!(config.stop.method, [StopMethod::Signal(15)]);
     assert_eq!(config.profile, "cluster");
     assert_eq!(config.route.sticky, Sticky::Sessions);
+    assert!(config.route.preserve_client_ip);
     assert_eq!(config.reload.schedule(), None);
+}
+
+#[test]
+fn what_is_loaded_into_node_is_loaded_only_into_node() {
+    let preserves = |exec: &str, more: &str| {
+        let text = format!("exec = [{exec}]\nlisten = [\"8080\"]\n{more}");
+        let config = Config::parse(Path::new("shop.toml"), &text);
+        config.unwrap_or_else(|e| panic!("{e}")).route.preserve_client_ip
+    };
+    for exec in ["'node', 'x'", "'/opt/node-22/bin/node', 'x'", "'nodejs', '--permission', 'x'"] {
+        assert!(preserves(exec, "") && !preserves(exec, "route.preserve_client_ip = false"));
+    }
+    for exec in
+        ["'env', 'node'", "'./node.sh'", "'node', '--experimental-permission', 'x'", "'bun'"]
+    {
+        assert!(!preserves(exec, "") && preserves(exec, "route.preserve_client_ip = true"));
+    }
+    assert!(!preserves("'node', 'x'", "kind = 'socket'"));
 }
 
 #[test]
@@ -89,6 +108,7 @@ fn every_key_reaches_its_place() {
     assert!(config.route.proxy_protocol && config.access_log);
     assert_eq!(config.route.forwarded, Forwarded::Both);
     assert_eq!(config.route.request_id.as_ref().map(|name| name.as_str()), Some("x-request-id"));
+    assert!(!config.route.preserve_client_ip);
     assert_eq!(config.limits.head_size, 16 << 10);
     assert_eq!(config.limits.body_size, Some(10 << 20));
     assert_eq!(config.limits.body_timeout, Duration::from_secs(20));

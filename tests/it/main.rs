@@ -16,6 +16,7 @@ mod layout;
 mod machine;
 mod manners;
 mod memory;
+mod peer;
 mod raw;
 mod reload;
 mod sdbox;

@@ -148,7 +148,11 @@ fn a_balancer_says_for_whom_it_has_connected() {
     let who = |header: &[u8]| {
         let mut wire = Wire::open(app.address());
         wire.send([header, b"GET /raw HTTP/1.1\r\nHost: a\r\n\r\n"].concat());
-        forwarded_for(&wire.answer())
+        let answer = wire.answer();
+        let client = forwarded_for(&answer);
+        let own = client.as_deref().unwrap_or("127.0.0.1");
+        assert_eq!(answer.json()["remoteAddress"], own, "as under Node's own cluster");
+        client
     };
     let v6 = b"PROXY TCP6 2001:db8::7 ::1 4711 8080\r\n";
     for (header, client) in [

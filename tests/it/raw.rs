@@ -2,11 +2,12 @@
 //! tells what is right, and what a process holds.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketType};
 use serde_json::Value;
 
 use crate::app::{DEADLINE, js, node};
@@ -42,6 +43,18 @@ impl Stream for UnixStream {
     fn again(&self) -> io::Result<Box<dyn Stream>> {
         Ok(Box::new(self.try_clone()?))
     }
+}
+
+/// Connects from this address; nothing on it may take longer than [`DEADLINE`].
+pub(crate) fn connect_from(source: IpAddr, address: SocketAddr) -> TcpStream {
+    let family = if source.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let socket = rustix::net::socket(family, SocketType::STREAM, None).expect("a socket");
+    rustix::net::bind(&socket, &SocketAddr::new(source, 0)).expect("an address of this machine");
+    rustix::net::connect(&socket, &address).expect("connected");
+    let stream = TcpStream::from(socket);
+    stream.set_nodelay(true).expect("a TCP socket");
+    stream.wait(DEADLINE).expect("a socket");
+    stream
 }
 
 /// The answer to one request on a connection of its own.
@@ -93,6 +106,11 @@ impl Wire {
         };
         stream.wait(DEADLINE).expect("a socket");
         Wire { stream, read: Vec::new() }
+    }
+
+    /// Connects from this address.
+    pub(crate) fn open_from(source: IpAddr, address: SocketAddr) -> Wire {
+        Wire::from(connect_from(source, address))
     }
 
     /// One end to read from and one to write to, at the same time.
@@ -272,10 +290,15 @@ pub(crate) struct Bare {
 
 impl Bare {
     pub(crate) fn start(script: &str) -> Bare {
-        let mut child = Command::new(node("node20"))
+        Bare::with("node20", script, &[("HOST", "127.0.0.1")])
+    }
+
+    /// On this version of Node, with these variables.
+    pub(crate) fn with(version: &str, script: &str, env: &[(&str, &str)]) -> Bare {
+        let mut child = Command::new(node(version))
             .arg(js().join("apps").join(script))
             .env("SINGLE", "1")
-            .env("HOST", "127.0.0.1")
+            .envs(env.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
             .expect("node starts");

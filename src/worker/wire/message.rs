@@ -49,6 +49,8 @@ pub enum Incoming<'a> {
         /// `newconn`: whether the worker took the connection.
         accepted: bool,
     },
+    /// What we have loaded into it takes clients' addresses that come with this token.
+    HearsOfPeers(&'a str),
     /// A request of Node's cluster module; read it with [`super::cluster::Request`].
     Cluster,
     /// @socket.io/sticky: a session has begun in this worker.
@@ -107,6 +109,9 @@ pub fn classify<'k>(keys: &'k Keys<'_>) -> Incoming<'k> {
                 _ => Incoming::App,
             };
         }
+        Some("COHORTD_PEER") => {
+            return keys.data.str().map_or(Incoming::App, Incoming::HearsOfPeers);
+        }
         _ => {}
     }
     if keys.source.str() == Some(ADAPTER) {
@@ -163,6 +168,7 @@ mod tests {
                 r#"{"type":"sticky:disconnection","data":"lv_VI97HAXpY6yYWAAAC"}"#,
                 r#"SessionClosed("lv_VI97HAXpY6yYWAAAC")"#,
             ),
+            (r#"{"cmd":"COHORTD_PEER","data":"0a1b2c"}"#, r#"HearsOfPeers("0a1b2c")"#),
             // adapter 0.3
             (
                 r#"{"uid":"a1b2","nsp":"/","type":1,"source":"_sio_adapter"}"#,

@@ -27,7 +27,10 @@ function serve(nsp) {
     socket.data.worker = worker;
     const { tag } = socket.handshake.auth;
     socket.on("who", (cb) =>
-      cb({ worker, pid: process.pid, transport: socket.conn.transport.name, address: socket.handshake.address }));
+      cb({
+        worker, pid: process.pid, transport: socket.conn.transport.name, address: socket.handshake.address,
+        remote: socket.request.connection.remoteAddress, // of a request that may long have been answered
+      }));
     socket.on("echo", (x, nonce, cb) => cb(x, size(x), digest(x), nonce, tag));
     socket.on("all", (x) => nsp.emit("all", x));
     socket.on("join", (room, cb) => { socket.join(room); cb(); });

@@ -7,7 +7,7 @@ const shared = require("./routes")(cluster.worker ? cluster.worker.id : 0);
 
 const seen = []; // { method, url, length, end }, in the order of their heads
 const waiting = new Map(); // path → what the next GET /next lets go on
-const state = { open: 0, aborted: 0, received: 0 };
+const state = { open: 0, aborted: 0, received: 0, connections: 0 };
 const json = (res, value) => res.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify(value));
 
 const routes = {
@@ -92,6 +92,8 @@ const server = http.createServer((req, res) => {
   req.on("data", (chunk) => { entry.length += chunk.length; state.received += chunk.length; });
   req.on("end", () => { entry.end = true; res.end(`${entry.length}`); });
 });
+
+server.on("connection", () => state.connections++);
 
 const sockets = new WebSocketServer({ noServer: true });
 server.on("upgrade", (req, socket, head) => {

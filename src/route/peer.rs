@@ -1,0 +1,81 @@
+//! Who a client is, and how a worker hears of it.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use tokio_util::either::Either;
+
+use crate::listen::Client;
+use crate::worker::Worker;
+
+/// Who a client is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer {
+    /// Its address; `None` for a Unix socket.
+    pub(super) address: Option<SocketAddr>,
+    /// A proxy of ours, whose forwarded headers are true.
+    pub(super) trusted: bool,
+}
+
+/// What is read and taken out by what we load into Node workers, `worker/hook.cjs`.
+static HEADER: HeaderName = HeaderName::from_static("x-cohortd-peer");
+
+/// Both ends of a client's connection, as the worker's own kernel would tell them.
+#[derive(Debug)]
+pub(super) struct Ends {
+    ip: Option<IpAddr>,
+    text: String,
+}
+
+impl Ends {
+    /// Those of this connection.
+    pub(super) fn of(client: &Client, peer: Peer) -> Ends {
+        let text = match (client, peer.address) {
+            (Either::Left(stream), Some(peer)) => match stream.local_addr() {
+                Ok(local) => format!(" {} {}", End(stream, peer), End(stream, local)),
+                Err(_) => String::new(), // it has ended
+            },
+            _ => String::new(),
+        };
+        Ends { ip: peer.address.map(|address| address.ip()), text }
+    }
+
+    /// Says in a request's head what this worker can hear, and nobody else there can have said.
+    pub(super) fn tell(&self, worker: &Worker, headers: &mut HeaderMap) {
+        headers.remove(&HEADER);
+        if let Some(token) = worker.peer_token()
+            && let Ok(value) = HeaderValue::try_from(format!("{token}{}", self.text))
+        {
+            // As the first: a server with a limit on headers drops the last.
+            let mut all = HeaderMap::with_capacity(headers.len() + 1);
+            all.insert(HEADER.clone(), value);
+            all.extend(std::mem::take(headers));
+            *headers = all;
+        }
+    }
+
+    /// Whose requests alone may share a connection to this worker: to a handler that is still at
+    /// work when its response has ended, its socket must not become somebody else.
+    pub(super) fn alone(&self, worker: &Worker) -> Option<IpAddr> {
+        self.ip.filter(|_| worker.peer_token().is_some())
+    }
+}
+
+/// One end as Node tells it: an address and a port.
+struct End<S>(S, SocketAddr);
+
+impl<S: AsFd> fmt::Display for End<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let End(socket, address) = self;
+        write!(f, "{}", address.ip())?;
+        if let SocketAddr::V6(v6) = address
+            && v6.ip().is_unicast_link_local()
+            && let Ok(link) = rustix::net::netdevice::index_to_name(socket, v6.scope_id())
+        {
+            write!(f, "%{link}")?;
+        }
+        write!(f, " {}", address.port())
+    }
+}

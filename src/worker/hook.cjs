@@ -1,0 +1,62 @@
+// Loaded into a Node worker before the app (NODE_OPTIONS, --require). Requests come over cohortd's own connections;
+// here their sockets are given the client's addresses, as the app would see them under Node's own cluster.
+//
+// cohortd says them in a header, the first one, which is taken out where Node's parser hands the headers over: before
+// any event, and before anything that the app may have put around http. If something goes wrong in here, the app runs
+// as ever, and sees 127.0.0.1.
+"use strict";
+
+const HEADER = "x-cohortd-peer";
+const { env } = process;
+const token = env.COHORTD_PEER_TOKEN; // clients can't know it, and so can't say who they are
+
+delete require.cache[__filename];
+
+// Threads load this again, with no token.
+if (token) {
+  try {
+    leaveNoTrace();
+    readHeader();
+  } catch {
+    // as above
+  }
+}
+
+// The app, and what it starts, see the environment that they would see without this.
+function leaveNoTrace() {
+  delete env.COHORTD_PEER_TOKEN;
+  const own = `--require="${__filename.replace(/["\\]/g, "\\$&")}"`;
+  const rest = `${env.NODE_OPTIONS ?? ""} `.replace(`${own} `, "").slice(0, -1);
+  if (rest) env.NODE_OPTIONS = rest;
+  else delete env.NODE_OPTIONS;
+}
+
+function readHeader() {
+  const { prototype } = require("node:http").IncomingMessage;
+  const { _addHeaderLines } = prototype;
+  if (typeof _addHeaderLines !== "function") return;
+
+  // As net.Socket remembers what the kernel says.
+  const end = (address, port) =>
+    address ? { address, family: address.includes(":") ? "IPv6" : "IPv4", port: Number(port) } : {}; // a Unix socket's
+
+  prototype._addHeaderLines = function (headers, n) {
+    try {
+      const name = headers[0];
+      // Where a client has sent such a header too, ours is written in its letters.
+      if (name?.length === HEADER.length && name.toLowerCase() === HEADER && headers[1].startsWith(token)) {
+        const [, address, port, localAddress, localPort] = headers[1].split(" ");
+        headers.splice(0, 2);
+        n = Math.min(n, headers.length);
+        this.socket._peername = end(address, port);
+        this.socket._sockname = end(localAddress, localPort);
+      }
+    } catch {
+      // as above
+    }
+    return _addHeaderLines.call(this, headers, n);
+  };
+
+  // From now on cohortd says it.
+  process.send({ cmd: "COHORTD_PEER", data: token }, () => {});
+}

@@ -1,5 +1,6 @@
 //! Every worker has a cgroup of its own, and nothing of it outlives it.
 
+use crate::app::until;
 use crate::systemd::{Host, on_each};
 
 /// The service's cgroup.
@@ -52,15 +53,22 @@ fn what_a_worker_has_started_ends_with_it() {
     on_each(|host| {
         host.add("myapp", "/srv/js/apps/hog.js", "8080");
         host.ok("systemctl start myapp@cluster");
-        // In a session of its own, so that no process group has it.
-        let children: Vec<String> =
-            (0..4).map(|_| host.get("http://127.0.0.1:8080/child").trim().to_owned()).collect();
-        let alive = |pid: &&String| host.run(&format!("test -d /proc/{pid}")).code == 0;
-        assert_eq!(children.iter().filter(alive).count(), 4);
         let pids = host.worker_pids();
+        // In a session of its own, so that no process group has it.
+        let child = || host.get("http://127.0.0.1:8080/child").trim().to_owned();
+        let parent = |pid: &String| host.ok(&format!("ps -o ppid= -p {pid}")).trim().to_owned();
+        let mut children = Vec::new();
+        let both = until(|| {
+            children.push(child());
+            pids.iter().all(|pid| children.iter().any(|child| parent(child) == *pid))
+        });
+        assert!(both, "{children:?} of {pids:?}");
+        let all = children.len();
+        let alive = |pid: &&String| host.run(&format!("test -d /proc/{pid}")).code == 0;
+        assert_eq!(children.iter().filter(alive).count(), all);
         host.ok(&format!("kill -9 {}", pids[0]));
         host.is_soon("a successor", || host.cgroups() == ["supervisor", "worker-2", "worker-3"]);
-        assert!(children.iter().filter(alive).count() < 4, "those of the killed worker");
+        assert!(children.iter().filter(alive).count() < all, "those of the killed worker");
         host.write("/etc/cohortd/myapp.toml", &quick(&host.ok("cat /etc/cohortd/myapp.toml")));
         host.ok("systemctl reload myapp");
         host.is_soon("no old cgroup", || host.cgroups() == ["supervisor", "worker-4", "worker-5"]);

@@ -12,8 +12,9 @@ use super::error::{ConfigError, nearest};
 use super::file::{self, Count, Env, File, Text};
 use super::value::{self, Listen, Network};
 use super::{
-    APP_NAME, Balance, Config, Forwarded, Health, Kind, Limits, Memory, OnHang, Protocol, Ready,
-    ReadyWhen, Reload, Restart, RestartPolicy, Route, Sticky, Stop, StopMethod, app_name, is_name,
+    APP_NAME, Balance, Config, Deliver, Forwarded, Health, Kind, Limits, Memory, OnHang, Protocol,
+    Ready, ReadyWhen, Reload, Restart, RestartPolicy, Route, Sticky, Stop, StopMethod, app_name,
+    is_name,
 };
 use crate::worker::wire::Framing;
 
@@ -100,7 +101,7 @@ impl Check<'_> {
     /// Refuses what later versions will do.
     fn not_yet(&self, raw: &File) -> Checked<()> {
         // A word that ends in a colon stands for everything that begins with it.
-        self.choice("route.deliver", &raw.route.deliver, &["auto"], &["handoff", "shared"])?;
+        self.choice("route.deliver", &raw.route.deliver, &["auto", "handoff"], &["shared"])?;
         self.choice("relay.adapter", &raw.relay.adapter, &["auto"], &[])?;
         self.choice("relay.bus", &raw.relay.bus, &[""], &["nats:", "redis:", "tls:", "rediss:"])
     }
@@ -256,6 +257,21 @@ impl Check<'_> {
             let found = own.into_iter().flatten().chain(keys.filter(needs_http)).next();
             if let Some(text) = found {
                 return self.error(text.span(), "this needs HTTP, and route.protocol is \"tcp\"");
+            }
+        }
+        if let Some(deliver) = raw.route.deliver.as_ref().filter(|text| text.as_ref() != "auto") {
+            if kind != Kind::Node {
+                return refuse(deliver.span(), "route.deliver", "they can't be given connections");
+            }
+            let sets_cookies = |text: &&Text| text.as_ref().starts_with("cookie:");
+            let sticky = raw.route.sticky.iter().find(sets_cookies);
+            let keys = [&raw.log.access, &raw.route.request_id, &raw.route.forwarded];
+            if let Some(text) = keys.into_iter().flatten().next().or(sticky) {
+                let why = format!("route.deliver is \"{}\"", deliver.as_ref());
+                return self.error(
+                    text.span(),
+                    format!("this needs each request to pass through cohortd, and {why}"),
+                );
             }
         }
         if kind == Kind::Job {
@@ -436,6 +452,9 @@ impl Check<'_> {
                 Some(preserve) => *preserve.as_ref(),
                 None => kind == Kind::Node && begins_with_node(exec),
             },
+            deliver: self
+                .word(&raw.deliver, &[("auto", Deliver::Auto), ("handoff", Deliver::Handoff)])?
+                .unwrap_or(Deliver::Auto),
             balance: self.word(&raw.balance, &words)?.unwrap_or(Balance::LeastLoaded),
             queue: self.duration(&raw.queue, Duration::from_secs(5))?,
             proxy_protocol: raw.proxy_protocol.unwrap_or(false),

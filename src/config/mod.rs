@@ -200,6 +200,8 @@ pub struct Route {
     /// `preserve_client_ip`: whether Node workers see their clients' own addresses as their
     /// sockets'. Default: where `exec` begins with Node itself.
     pub preserve_client_ip: bool,
+    /// `deliver`: how requests come to their worker. Default `auto`.
+    pub deliver: Deliver,
     /// `balance`: how requests without a session are spread. Default `least-loaded`.
     pub balance: Balance,
     /// `queue`: how long a request waits while no worker is ready; then 503. Default 5 s.
@@ -210,6 +212,15 @@ pub struct Route {
     pub forwarded: Forwarded,
     /// `request_id`: a header that names each request. Default: none.
     pub request_id: Option<HeaderName>,
+}
+
+/// How requests come to their worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deliver {
+    /// One by one, through us.
+    Auto,
+    /// With their connection, which the worker is given for good.
+    Handoff,
 }
 
 /// In which headers the app is told who a client is.

@@ -42,7 +42,7 @@ const GRACE: Duration = Duration::from_secs(5);
 impl Front {
     /// Ends everything that a drained worker has of its clients, at most so many a second (shared
     /// by all workers), and waits until nothing is left, or a moment has passed.
-    pub async fn disconnect(&self, upstream: &Arc<Upstream>, per_second: u32) {
+    pub async fn disconnect(self: &Arc<Self>, upstream: &Arc<Upstream>, per_second: u32) {
         let id = upstream.worker.id;
         let given = self.still_given(upstream).await;
         let tunnels = upstream.tunnels();
@@ -89,7 +89,7 @@ impl Front {
 /// Closes a connection that a worker has. It may have ended meanwhile.
 async fn close(connection: Connection) {
     let result = match held::borrow(connection.inode, connection.place) {
-        Ok(socket) if connection.speaks == Speaks::WebSocket => say_goodbye(socket).await,
+        Ok(socket) if matches!(connection.speaks, Speaks::WebSocket) => say_goodbye(socket).await,
         // The worker sees a client that has nothing more to say.
         Ok(socket) => rustix::net::shutdown(&socket, Shutdown::Read).map_err(io::Error::from),
         Err(error) => Err(error),

@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::access_log::AccessLog;
 use super::admission::{Admission, network_of};
 use super::affinity::{self, Affinity};
-use super::given::Speaks;
+use super::given::{Origin, Speaks};
 use super::head::{self, Opening, Refusal, Session};
 use super::pair::Pairs;
 use super::peek::peek;
@@ -28,7 +28,7 @@ use super::peer::Peer;
 use super::table::{Sessions, less_loaded, weighed};
 use super::upstream::{ListenerId, Upstream};
 use super::{handoff, proxy, proxy_protocol};
-use crate::config::{Balance, Config, Kind, Limits, Network, Protocol, Route, Sticky};
+use crate::config::{Balance, Config, Deliver, Kind, Limits, Network, Protocol, Route, Sticky};
 use crate::listen::{Client, Listener};
 use crate::worker::WorkerId;
 
@@ -212,19 +212,25 @@ impl Front {
     }
 
     /// Ends when nothing is left in a worker that takes no new work: no request, no session, no
-    /// connection that was handed over.
-    pub async fn left(&self, upstream: &Arc<Upstream>) {
+    /// connection that was handed over. Those of HTTP are taken back meanwhile.
+    pub async fn left(self: &Arc<Self>, upstream: &Arc<Upstream>) {
         loop {
             let less = upstream.less();
             let done = upstream.in_flight() == 0 && self.sessions_of(upstream.worker.id) == 0;
-            if !done {
+            let has_http = upstream.has_http();
+            if !done && !has_http {
                 less.await;
-            } else if upstream.given() > 0 && !self.still_given(upstream).await.is_empty() {
-                // Nobody tells when such a connection ends.
-                tokio::time::sleep(LOOK_EVERY).await;
-            } else {
+                continue;
+            }
+            let given = self.still_given(upstream).await;
+            if done && given.is_empty() {
                 return;
             }
+            if has_http {
+                self.take_back(upstream, given).await;
+            }
+            // Nobody tells when such a connection ends.
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
@@ -331,32 +337,73 @@ impl Front {
             return handoff::hand_over(&self, listener, client, session, affinity, Speaks::Other)
                 .await;
         }
-        let affinity = |head: &[u8]| self.affinity_of_head(route, peer, head);
-        let opening = opening(&client, limits.head_size, affinity);
-        match self.in_time(limits, opening).await {
-            // One that can't be handed over is tunnelled.
-            Ok(Ok((Opening::Upgrade(session), affinity))) if self.hands_over => {
-                handoff::hand_over(&self, listener, client, &session, affinity, Speaks::WebSocket)
-                    .await;
-            }
-            Ok(Ok((Opening::Whole, affinity))) => {
-                handoff::hand_over(
-                    &self,
-                    listener,
-                    client,
-                    &Session::None,
-                    affinity,
-                    Speaks::Other,
-                )
-                .await;
-            }
-            Ok(Ok((Opening::Request | Opening::Upgrade(_), _))) => {
-                proxy::serve(self.clone(), listener, client, peer, limits, &self.stop).await;
-            }
-            Ok(Ok((Opening::Refused(refusal), _))) => refuse(&mut client, refusal.status()).await,
-            Ok(Ok((Opening::Partial, _)) | Err(_)) => {} // it went away
+        let opening = self.in_time(limits.head_timeout, self.opening(&settings, &client, peer));
+        match opening.await {
+            Ok(Ok(opening)) => self.begin(&settings, listener, client, peer, opening).await,
+            Ok(Err(_)) => {} // it went away
             Err(_late) => refuse(&mut client, Refusal::Late.status()).await,
         }
+    }
+
+    /// A connection that was taken back from a worker between two requests.
+    pub(super) async fn next_request(
+        self: Arc<Self>,
+        listener: ListenerId,
+        client: Client,
+        peer: Peer,
+    ) {
+        let settings = self.settings();
+        let opening = self.in_time(settings.limits.idle, self.opening(&settings, &client, peer));
+        if let Ok(Ok(opening)) = opening.await {
+            self.begin(&settings, listener, client, peer, opening).await;
+        }
+    }
+
+    /// What a client wants first, and where that belongs.
+    async fn opening(
+        &self,
+        Settings { route, limits, .. }: &Settings,
+        client: &Client,
+        peer: Peer,
+    ) -> io::Result<(Opening, Affinity)> {
+        let read = |bytes: &[u8]| match head::look(bytes, limits.head_size) {
+            Opening::Partial => None,
+            opening => Some((opening, self.affinity_of_head(route, peer, bytes))),
+        };
+        peek(client, limits.head_size, read).await
+    }
+
+    /// Serves a connection that begins so, or hands it over.
+    async fn begin(
+        self: &Arc<Self>,
+        settings: &Settings,
+        listener: ListenerId,
+        mut client: Client,
+        peer: Peer,
+        (opening, affinity): (Opening, Affinity),
+    ) {
+        let (session, speaks) = match opening {
+            // One that can't be handed over is tunnelled.
+            Opening::Upgrade(session) if self.hands_over => (session, Speaks::WebSocket),
+            Opening::Whole => (Session::None, Speaks::Other),
+            Opening::Request(session) if self.hands_over_requests(&settings.route) => {
+                (session, Speaks::Http(Arc::new(Origin { listener, peer })))
+            }
+            Opening::Request(_) | Opening::Upgrade(_) => {
+                let limits = &settings.limits;
+                return proxy::serve(self.clone(), listener, client, peer, limits, &self.stop)
+                    .await;
+            }
+            Opening::Refused(refusal) => return refuse(&mut client, refusal.status()).await,
+            Opening::Partial => return,
+        };
+        handoff::hand_over(self, listener, client, &session, affinity, speaks).await;
+    }
+
+    /// Whether requests go to their worker with their connection. Where @socket.io/sticky takes
+    /// connections they don't: its sessions have to be told apart request by request.
+    fn hands_over_requests(&self, route: &Route) -> bool {
+        route.deliver == Deliver::Handoff && !self.workers.borrow().iter().any(|u| u.is_sticky())
     }
 
     /// Who the client is, when a proxy has said it where it has to. `None`: it has not.
@@ -370,7 +417,7 @@ impl Front {
         if !settings.route.proxy_protocol || !proxy.trusted {
             return Some(proxy);
         }
-        match self.in_time(&settings.limits, proxy_protocol::take(client)).await {
+        match self.in_time(settings.limits.head_timeout, proxy_protocol::take(client)).await {
             Ok(Ok(Some(address))) => {
                 Some(Peer { address: Some(address), trusted: self.trusts(Some(address)) })
             }
@@ -390,11 +437,11 @@ impl Front {
     /// Waits for what a client has to say first, but not for ever.
     async fn in_time<T>(
         &self,
-        limits: &Limits,
+        limit: Duration,
         said: impl Future<Output = io::Result<T>>,
     ) -> Result<io::Result<T>, Elapsed> {
         tokio::select! {
-            said = tokio::time::timeout(limits.head_timeout, said) => said,
+            said = tokio::time::timeout(limit, said) => said,
             () = self.last_call() => Ok(Err(io::ErrorKind::ConnectionAborted.into())),
         }
     }
@@ -582,19 +629,6 @@ impl Drop for LongPoll<'_> {
 fn is_the_clients(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
-}
-
-/// Waits until it is clear what the client wants, and where it belongs.
-async fn opening(
-    client: &Client,
-    limit: usize,
-    affinity: impl Fn(&[u8]) -> Affinity,
-) -> io::Result<(Opening, Affinity)> {
-    let read = |bytes: &[u8]| match head::look(bytes, limit) {
-        Opening::Partial => None,
-        opening => Some((opening, affinity(bytes))),
-    };
-    peek(client, limit, read).await
 }
 
 /// Says why, and reads on for a moment: closing on unread bytes would take the answer back.

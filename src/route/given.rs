@@ -2,21 +2,33 @@
 //! kernel knows.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::peer::Peer;
+use super::upstream::ListenerId;
 use crate::worker::held::Place;
 
 /// What is spoken on a connection, as far as that decides how it can be closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) enum Speaks {
+    /// HTTP, request by request: it can be taken back between two.
+    Http(Arc<Origin>),
     /// WebSocket, in the clear: anyone can say goodbye on it.
     WebSocket,
     /// What only its ends can read: TLS, HTTP/2.
     Other,
 }
 
+/// Where a connection came from.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) listener: ListenerId,
+    pub(super) peer: Peer,
+}
+
 /// A connection that a worker has.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Connection {
     pub(super) inode: u64,
     pub(super) speaks: Speaks,
@@ -54,6 +66,11 @@ impl Given {
         self.by_inode.len()
     }
 
+    /// Whether there may be one that can be taken back.
+    pub(super) fn has_http(&self) -> bool {
+        self.by_inode.values().any(|speaks| matches!(speaks, Speaks::Http(_)))
+    }
+
     /// Those that there may be: what to look for.
     pub(super) fn known(&self) -> Vec<u64> {
         self.by_inode.keys().copied().collect()
@@ -72,7 +89,7 @@ impl Given {
         (self.new, self.looking) = (0, false);
         self.not_before = Some(Instant::now() + took * PATIENCE);
         let connection = |inode: &u64| {
-            let (speaks, place) = (*self.by_inode.get(inode)?, *sockets.get(inode)?);
+            let (speaks, place) = (self.by_inode.get(inode)?.clone(), *sockets.get(inode)?);
             Some(Connection { inode: *inode, speaks, place })
         };
         known.iter().filter_map(connection).collect()

@@ -54,12 +54,12 @@ pub(super) async fn hand_over(
         tokio::task::yield_now().await;
     }
     // Others would not understand it.
-    if speaks == Speaks::WebSocket {
+    if !matches!(speaks, Speaks::Other) {
         refuse(&mut client, "503 Service Unavailable").await;
     }
 }
 
-fn watch(fd: OwnedFd) -> io::Result<Client> {
+pub(super) fn watch(fd: OwnedFd) -> io::Result<Client> {
     let is_tcp = rustix::net::sockopt::socket_domain(&fd)? != rustix::net::AddressFamily::UNIX;
     Ok(if is_tcp {
         Either::Left(tokio::net::TcpStream::from_std(fd.into())?)

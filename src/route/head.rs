@@ -12,7 +12,7 @@ pub enum Opening {
     /// A WebSocket upgrade without a body.
     Upgrade(Session),
     /// Any other well-formed request.
-    Request,
+    Request(Session),
     /// Nothing that is passed on.
     Refused(Refusal),
 }
@@ -93,11 +93,8 @@ pub fn look(bytes: &[u8], limit: usize) -> Opening {
         && !chunked
         && lists(request.headers, "connection", "upgrade")
         && lists(request.headers, "upgrade", "websocket");
-    if is_upgrade {
-        Opening::Upgrade(session(request.path.unwrap_or_default()))
-    } else {
-        Opening::Request
-    }
+    let session = session(request.path.unwrap_or_default());
+    if is_upgrade { Opening::Upgrade(session) } else { Opening::Request(session) }
 }
 
 /// The values of a header in a connection's first bytes, if they are a head.
@@ -243,15 +240,18 @@ mod tests {
         let upgrade = "GET /socket.io/?EIO=4&transport=websocket&sid=x HTTP/1.1\r\nHost: a\r\n\
                        Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\r\n";
         let table = [
-            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Opening::Request),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Opening::Request(Session::None)),
             ("GET / HTTP/1.1\r\nHost: a\r\n", Opening::Partial),
             ("", Opening::Partial),
-            ("\r\n\r\nGET / HTTP/1.0\r\n\r\n", Opening::Request),
+            ("\r\n\r\nGET / HTTP/1.0\r\n\r\n", Opening::Request(Session::None)),
             (upgrade, Opening::Upgrade(of("x"))),
-            ("GET / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n", Opening::Request),
+            (
+                "GET / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+                Opening::Request(Session::None),
+            ),
             (
                 "GET / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\n",
-                Opening::Request,
+                Opening::Request(Session::None),
             ),
             ("\x16\x03\x01\x02\x00\x01", Opening::Whole),
             ("hello\r\n\r\n", Opening::Refused(Refusal::Malformed)),

@@ -1,7 +1,7 @@
 //! The front-end: from a client's connection to the worker that has to serve it.
 //!
 //! ```text
-//! front: accept ─▶ admission ─▶ peek (head) ─┬─▶ handoff  WebSocket or TLS: the connection itself goes
+//! front: accept ─▶ admission ─▶ peek (head) ─┬─▶ handoff  WebSocket, TLS, or by deliver: the connection goes
 //!                                            └─▶ proxy    each request by its own session (table)
 //! ```
 
@@ -23,6 +23,7 @@ mod peer;
 mod proxy;
 mod proxy_protocol;
 pub mod table;
+mod take_back;
 mod tunnel;
 mod upload;
 mod upstream;

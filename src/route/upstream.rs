@@ -65,6 +65,8 @@ pub struct Upstream {
     /// It will soon be replaced.
     to_go: AtomicBool,
     given: Mutex<Given>,
+    /// Held while connections are taken back.
+    pub(super) taking_back: tokio::sync::Mutex<()>,
     tunnels: Mutex<Vec<Weak<CancellationToken>>>,
     /// Something has come to its end.
     less: Notify,
@@ -97,6 +99,7 @@ impl Upstream {
             since: OnceLock::new(),
             to_go: AtomicBool::new(false),
             given: Mutex::default(),
+            taking_back: tokio::sync::Mutex::default(),
             tunnels: Mutex::default(),
             less: Notify::new(),
             gone: CancellationToken::new(),
@@ -157,6 +160,11 @@ impl Upstream {
         lock(&self.given).len()
     }
 
+    /// Whether it may have some that can be taken back.
+    pub(super) fn has_http(&self) -> bool {
+        lock(&self.given).has_http()
+    }
+
     /// Those of the connections that it was given which it still has. Takes a moment when there
     /// are many.
     pub(super) fn look(&self) -> Vec<Connection> {
@@ -210,6 +218,11 @@ impl Upstream {
     /// The worker takes connections by @socket.io/sticky.
     pub fn open_sticky(&self) {
         self.sticky.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it takes connections so only.
+    pub(super) fn is_sticky(&self) -> bool {
+        self.sticky.load(Ordering::Relaxed)
     }
 
     /// The worker takes connections at its private socket.

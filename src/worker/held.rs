@@ -15,7 +15,8 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
     process: Pid,
-    descriptor: RawFd,
+    /// Its number there.
+    pub descriptor: RawFd,
 }
 
 /// The sockets of these processes, by inode.

@@ -1,14 +1,19 @@
-// Loaded into a Node worker before the app (NODE_OPTIONS, --require). Requests come over cohortd's own connections;
-// here their sockets are given the client's addresses, as the app would see them under Node's own cluster.
+// Loaded into a Node worker before the app (NODE_OPTIONS, --require).
 //
-// cohortd says them in a header, the first one, which is taken out where Node's parser hands the headers over: before
-// any event, and before anything that the app may have put around http. If something goes wrong in here, the app runs
-// as ever, and sees 127.0.0.1.
+// Requests come over cohortd's own connections; here their sockets are given the client's addresses, as the app would
+// see them under Node's own cluster. cohortd says them in a header, the first one, which is taken out where Node's parser
+// hands the headers over: before any event, and before anything that the app may have put around http.
+//
+// Clients' connections that were handed to this worker go back to cohortd when they are idle and it asks for them.
+//
+// If something goes wrong in here, the app runs as ever, sees 127.0.0.1, and keeps its connections.
 "use strict";
 
 const HEADER = "x-cohortd-peer";
 const { env } = process;
 const token = env.COHORTD_PEER_TOKEN; // clients can't know it, and so can't say who they are
+
+const servers = new Set(); // of http, that have had a request
 
 delete require.cache[__filename];
 
@@ -17,6 +22,7 @@ if (token) {
   try {
     leaveNoTrace();
     readHeader();
+    giveBack();
   } catch {
     // as above
   }
@@ -42,6 +48,8 @@ function readHeader() {
 
   prototype._addHeaderLines = function (headers, n) {
     try {
+      const { server } = this.socket;
+      if (server) servers.add(server);
       const name = headers[0];
       // Where a client has sent such a header too, ours is written in its letters.
       if (name?.length === HEADER.length && name.toLowerCase() === HEADER && headers[1].startsWith(token)) {
@@ -59,4 +67,33 @@ function readHeader() {
 
   // From now on cohortd says it.
   process.send({ cmd: "COHORTD_PEER", data: token }, () => {});
+}
+
+// cohortd has a hold on each of these sockets: that they are closed here, the client is not told.
+function giveBack() {
+  const send = process.send.bind(process);
+  process.on("internalMessage", ({ cmd, data }) => {
+    if (cmd !== "NODE_COHORTD_RELEASE") return;
+    const asked = new Set(data.split(",").map(Number));
+    const released = [];
+    try {
+      for (const server of servers) {
+        for (const { socket } of idle(server)) {
+          const fd = socket._handle?.fd;
+          if (!asked.has(fd) || socket._httpMessage || socket.writableLength) continue;
+          socket.destroy();
+          released.push(fd);
+        }
+      }
+    } catch {
+      // as above
+    }
+    send({ cmd: "COHORTD_RELEASED", data: released.join() }, () => {});
+  });
+}
+
+// The parsers that have begun no request, as server.closeIdleConnections() finds them.
+function idle(server) {
+  const connections = Object.getOwnPropertySymbols(server).find((key) => key.description === "http.server.connections");
+  return connections ? server[connections].idle().filter((parser) => parser.socket) : [];
 }

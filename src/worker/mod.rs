@@ -12,9 +12,10 @@ pub mod spawn;
 pub mod wire;
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::process::Pid;
@@ -26,9 +27,12 @@ pub use id::WorkerId;
 use cgroup::Cgroup;
 use channel::{Channel, ChannelError, Reader};
 use wire::cluster::{
-    HandleReply, HandleType, Message, Ping, SockName, StickyConnection, WithHandle,
+    HandleReply, HandleType, Message, Ping, Release, SockName, StickyConnection, WithHandle,
 };
 use wire::{Incoming, Value};
+
+/// How long a worker may take to say which connections it has released: one that hangs.
+const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 
 /// A running worker, as everybody else sees it: something to send to.
 #[derive(Debug)]
@@ -47,6 +51,8 @@ pub struct Worker {
     seq: AtomicU64,
     /// Connections that the worker has been given and has not said yes or no to.
     offered: Mutex<HashMap<u64, oneshot::Sender<bool>>>,
+    /// Who waits to hear which connections it has released.
+    releasing: Mutex<Option<oneshot::Sender<Vec<RawFd>>>>,
 }
 
 impl Worker {
@@ -67,6 +73,7 @@ impl Worker {
             peer_token: OnceLock::new(),
             seq: AtomicU64::new(0),
             offered: Mutex::default(),
+            releasing: Mutex::default(),
         }
     }
 
@@ -167,6 +174,19 @@ impl Worker {
         self.send(&Message::ack(self.next_seq(), ack));
     }
 
+    /// Has it close those of these connections, by its descriptors, on which nothing is under way.
+    /// Returns which those were: without what is loaded into it, none. One may ask at a time.
+    pub async fn release(&self, descriptors: &[RawFd]) -> Vec<RawFd> {
+        if self.peer_token().is_none() {
+            return Vec::new();
+        }
+        let (answer, answered) = oneshot::channel();
+        *lock(&self.releasing) = Some(answer);
+        self.send(&Release::new(descriptors));
+        let answered = tokio::time::timeout(RELEASE_LIMIT, answered).await;
+        answered.ok().and_then(Result::ok).unwrap_or_default()
+    }
+
     /// Sends a message.
     pub fn send<M: Serialize>(&self, message: &M) {
         self.send_frame(self.encode(message));
@@ -190,6 +210,7 @@ impl Worker {
             channel.close();
         }
         self.offers().clear();
+        lock(&self.releasing).take();
     }
 
     /// Writes what is sent to the worker, until the channel ends.
@@ -227,6 +248,12 @@ impl Worker {
                 Incoming::HearsOfPeers(token) => {
                     self.peer_token.get_or_init(|| token.to_owned());
                 }
+                Incoming::Released(list) => {
+                    if let Some(answer) = lock(&self.releasing).take() {
+                        let list = list.split(',').filter_map(|number| number.parse().ok());
+                        let _ = answer.send(list.collect()); // its asker may have given up
+                    }
+                }
                 Incoming::Reply { seq, accepted } => {
                     if let Some(answer) = self.offers().remove(&seq) {
                         let _ = answer.send(accepted); // its asker may have given up
@@ -249,7 +276,11 @@ impl Worker {
         self.seq.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn offers(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<bool>>> {
-        self.offered.lock().unwrap_or_else(PoisonError::into_inner)
+    fn offers(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<bool>>> {
+        lock(&self.offered)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,6 +5,7 @@ mod cgroup;
 mod chaos;
 mod cluster;
 mod config;
+mod deliver;
 mod drain;
 mod examples;
 mod foreground;

@@ -374,6 +374,22 @@ impl Default for StickyConnection {
     }
 }
 
+/// Asks what we have loaded into a worker to close these sockets, as far as nothing is under way on
+/// them (`worker/hook.cjs`).
+#[derive(Debug, Serialize)]
+pub struct Release {
+    cmd: &'static str,
+    data: String,
+}
+
+impl Release {
+    /// For these descriptors of the worker's.
+    pub fn new(descriptors: &[i32]) -> Self {
+        let data: Vec<String> = descriptors.iter().map(i32::to_string).collect();
+        Release { cmd: "NODE_COHORTD_RELEASE", data: data.join(",") }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,162 @@
+//! `deliver = "handoff"`: connections go to the workers whole, and come back when those are drained.
+
+use std::collections::BTreeSet;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::app::{App, NODES, Spec, until};
+use crate::raw::{Answer, Wire, descriptors};
+use crate::reload::{Load, ok};
+
+const HANDOFF: &str = "[route]\ndeliver = \"handoff\"\n[reload]\ncanary = \"100ms\"\n";
+
+fn web(more: &str) -> Spec {
+    Spec::new("web.js").more(&format!("{HANDOFF}{more}"))
+}
+
+fn pid(answer: &Answer) -> u64 {
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()["pid"].as_u64().expect("a number")
+}
+
+#[test]
+fn a_connection_goes_to_its_worker_whole() {
+    let app = web("").start();
+    let before = descriptors(app.pid() as i32);
+    let mut wires: Vec<Wire> = (0..20)
+        .map(|_| {
+            let stream = TcpStream::connect(app.address()).expect("connected");
+            let port = stream.local_addr().expect("an address").port();
+            let mut wire = Wire::from(stream);
+            let who = wire.get("/whoami").json();
+            assert_eq!(who["remotePort"], port, "the client's own: {who}");
+            wire
+        })
+        .collect();
+    let owners: Vec<u64> = wires.iter_mut().map(|wire| pid(&wire.get("/raw"))).collect();
+    assert_eq!(owners.iter().collect::<BTreeSet<_>>().len(), 2, "both workers");
+    assert!(descriptors(app.pid() as i32) <= before + 4, "they are not cohortd's any more");
+    for (wire, owner) in wires.iter_mut().zip(&owners) {
+        // A pipeline, a body, and what a proxy would change.
+        wire.send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
+        wire.send("GET /raw HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 6.6.6.6\r\nX-Odd: 1\r\n\r\n");
+        assert_eq!(wire.answer().status, 200);
+        let answer = wire.answer();
+        assert_eq!(pid(&answer), *owner);
+        let names: Vec<String> = answer.json()["rawHeaders"]
+            .as_array()
+            .expect("a list")
+            .chunks(2)
+            .map(|pair| pair[0].as_str().unwrap_or_default().to_owned())
+            .collect();
+        assert_eq!(names, ["Host", "X-Forwarded-For", "X-Odd"], "nothing is added or taken out");
+    }
+}
+
+/// Clients that send their next request at any moment, also at that at which their connection
+/// changes hands.
+#[test]
+fn kept_connections_survive_every_reload() {
+    for version in NODES {
+        let app = web("[stop]\ndrain = \"20s\"").node(version).start();
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let clients: Vec<_> = (0..8)
+                .map(|n| {
+                    let (app, done) = (&app, &done);
+                    scope.spawn(move || keeps_asking(app, done, n))
+                })
+                .collect();
+            for _ in 0..3 {
+                ok(&app, &["reload"]);
+            }
+            // Idle for longer than any round of taking back.
+            thread::sleep(Duration::from_millis(600));
+            done.store(true, Ordering::Relaxed);
+            for client in clients {
+                let (requests, workers) = client.join().expect("no request failed");
+                assert!(workers >= 3, "{version}: {requests} requests of {workers} workers");
+            }
+        });
+        assert!(!app.log().contains("disconnecting"), "{version}: nothing was left to the end");
+    }
+}
+
+/// Asks on one connection; how often, and how many workers have answered.
+fn keeps_asking(app: &App, done: &AtomicBool, n: usize) -> (usize, usize) {
+    let mut wire = Wire::open(app.address());
+    let mut workers = BTreeSet::new();
+    let mut requests = 0;
+    while !done.load(Ordering::Relaxed) {
+        workers.insert(pid(&wire.get("/raw")));
+        requests += 1;
+        // Some never rest, some do for longer and longer.
+        thread::sleep(Duration::from_micros((n * requests % 40_000) as u64));
+    }
+    (requests, workers.len())
+}
+
+#[test]
+fn handed_over_under_load_no_request_fails_in_a_reload() {
+    let app = Spec::new("sio.js")
+        .more(&format!("{HANDOFF}[stop]\ndrain = \"2500ms\""))
+        .env("ADAPTER", "adapter03")
+        .start();
+    let load = Load::start(&app);
+    for _ in 0..4 {
+        ok(&app, &["reload"]);
+    }
+    let seen = load.end();
+    assert_eq!(seen["failures"], json!({}), "{seen}\n--- log\n{}", app.log());
+    assert!(seen["requests"].as_u64() > Some(2000), "{seen}");
+}
+
+/// What is under way is finished first, and taken back then.
+#[test]
+fn a_request_under_way_stays_where_it_is() {
+    let app = web("[stop]\ndrain = \"20s\"").workers(1).start();
+    let mut wire = Wire::open(app.address());
+    let old = pid(&wire.get("/raw"));
+    let mut busy = Wire::open(app.address());
+    busy.send("GET /parts HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(busy.head().expect("a head").status, 200);
+    let mut half = Wire::open(app.address());
+    half.send("POST /raw HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nha");
+    let mut written = Wire::open(app.address());
+    assert_eq!(pid(&written.get("/raw")), old);
+    written.send("GET /raw HTTP/1.1\r\nHo");
+    thread::scope(|scope| {
+        let reload = scope.spawn(|| ok(&app, &["reload"]));
+        let mut new = 0;
+        let taken = until(|| {
+            new = pid(&wire.get("/raw"));
+            new != old
+        });
+        assert!(taken, "it was idle");
+        thread::sleep(Duration::from_millis(600));
+        half.send("lf");
+        assert_eq!(pid(&half.answer()), old, "its body had begun");
+        written.send("st: a\r\n\r\n");
+        assert_eq!(pid(&written.answer()), old, "its head had begun");
+        assert!(until(|| pid(&written.get("/raw")) == new), "then it was idle");
+        drop(busy);
+        reload.join().expect("it went well");
+    });
+}
+
+/// Without what is loaded into the workers nothing comes back: kept connections last until `drain`
+/// is over.
+#[test]
+fn without_the_hook_a_drain_lasts() {
+    let toml = HANDOFF.replace("[reload]", "preserve_client_ip = false\n[reload]");
+    let app = Spec::new("web.js").workers(1).more(&format!("{toml}[stop]\ndrain = \"1s\"")).start();
+    let mut wire = Wire::open(app.address());
+    assert_eq!(wire.get("/raw").status, 200);
+    ok(&app, &["reload"]);
+    assert!(wire.ends());
+    assert!(app.log().contains("disconnecting clients"), "{}", app.log());
+}

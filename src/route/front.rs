@@ -276,11 +276,21 @@ impl Front {
         self.connections.close();
     }
 
-    /// Waits until every connection has ended, after [`Front::stop`].
-    pub async fn drained(&self) {
+    /// Waits until every connection has ended, after [`Front::stop`], and every request on those
+    /// that workers have.
+    pub async fn drained(self: &Arc<Self>) {
         // One may have been accepted at the very moment of the stop.
         self.accepting.wait().await;
         self.connections.wait().await;
+        let workers = self.workers.borrow().clone();
+        for upstream in workers {
+            while upstream.has_http() {
+                let given = self.still_given(&upstream).await;
+                self.take_back(&upstream, given).await;
+                self.connections.wait().await;
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        }
     }
 
     /// Waits a moment until the access log is written, in the end.
@@ -353,7 +363,9 @@ impl Front {
         peer: Peer,
     ) {
         let settings = self.settings();
-        let opening = self.in_time(settings.limits.idle, self.opening(&settings, &client, peer));
+        let stopped = self.stop.is_cancelled();
+        let limit = if stopped { Duration::ZERO } else { settings.limits.idle };
+        let opening = self.in_time(limit, self.opening(&settings, &client, peer));
         if let Ok(Ok(opening)) = opening.await {
             self.begin(&settings, listener, client, peer, opening).await;
         }

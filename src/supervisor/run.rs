@@ -534,7 +534,7 @@ async fn until(deadline: Option<Instant>) {
 }
 
 /// Ends when nothing is in flight any more, or the time for it is over.
-async fn drained(front: &Front, phase: &Phase) {
+async fn drained(front: &Arc<Front>, phase: &Phase) {
     match phase {
         Phase::Draining { until } => {
             let _ = tokio::time::timeout_at((*until).into(), front.drained()).await;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::app::{App, NODES, Spec, until};
-use crate::raw::{Answer, Wire, descriptors};
+use crate::raw::{Answer, Wire, descriptors, get};
 use crate::reload::{Load, ok};
 
 const HANDOFF: &str = "[route]\ndeliver = \"handoff\"\n[reload]\ncanary = \"100ms\"\n";
@@ -146,6 +146,22 @@ fn a_request_under_way_stays_where_it_is() {
         drop(busy);
         reload.join().expect("it went well");
     });
+}
+
+#[test]
+fn what_is_in_flight_is_finished_when_the_app_stops() {
+    let mut app = web("[stop]\ndrain = \"20s\"").start();
+    let mut idle = Wire::open(app.address());
+    assert_eq!(idle.get("/raw").status, 200);
+    let mut slow = Wire::open(app.address());
+    slow.send("GET /slow?ms=2000 HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(until(|| (0..8).any(|_| get(app.address(), "/state").json()["open"] == 1)));
+    app.signal("TERM");
+    assert!(idle.ends());
+    assert!(!app.log().contains(" stopped worker="), "that was while it finishes what it has");
+    assert_eq!(slow.answer().status, 200);
+    assert!(slow.ends());
+    assert_eq!(app.wait(), Some(0));
 }
 
 /// Without what is loaded into the workers nothing comes back: kept connections last until `drain`

@@ -101,7 +101,6 @@ impl Check<'_> {
     /// Refuses what later versions will do.
     fn not_yet(&self, raw: &File) -> Checked<()> {
         // A word that ends in a colon stands for everything that begins with it.
-        self.choice("route.deliver", &raw.route.deliver, &["auto", "handoff"], &["shared"])?;
         self.choice("relay.adapter", &raw.relay.adapter, &["auto"], &[])?;
         self.choice("relay.bus", &raw.relay.bus, &[""], &["nats:", "redis:", "tls:", "rediss:"])
     }
@@ -263,16 +262,7 @@ impl Check<'_> {
             if kind != Kind::Node {
                 return refuse(deliver.span(), "route.deliver", "they can't be given connections");
             }
-            let sets_cookies = |text: &&Text| text.as_ref().starts_with("cookie:");
-            let sticky = raw.route.sticky.iter().find(sets_cookies);
-            let keys = [&raw.log.access, &raw.route.request_id, &raw.route.forwarded];
-            if let Some(text) = keys.into_iter().flatten().next().or(sticky) {
-                let why = format!("route.deliver is \"{}\"", deliver.as_ref());
-                return self.error(
-                    text.span(),
-                    format!("this needs each request to pass through cohortd, and {why}"),
-                );
-            }
+            self.fits_delivery(raw, deliver.as_ref())?;
         }
         if kind == Kind::Job {
             if let Some(text) = raw.listen.first() {
@@ -281,6 +271,29 @@ impl Check<'_> {
             if let Some(text) = &raw.health.http {
                 return refuse(text.span(), "health.http", "a job has no socket");
             }
+        }
+        Ok(())
+    }
+
+    /// Refuses what can't be had where requests don't pass through us.
+    fn fits_delivery(&self, raw: &File, deliver: &str) -> Checked<()> {
+        let route = &raw.route;
+        let is_shared = deliver == "shared";
+        let spreads = |text: &&Text| {
+            let word = text.as_ref();
+            word.starts_with("cookie:") || is_shared && word != "auto" && word != "off"
+        };
+        let texts = [&raw.log.access, &route.request_id, &route.forwarded].into_iter().flatten();
+        let text = texts.chain(route.sticky.iter().filter(spreads)).next().map(Spanned::span);
+        let proxied = route.proxy_protocol.as_ref().filter(|on| is_shared && *on.as_ref());
+        if let Some(span) = text.or(proxied.map(Spanned::span)) {
+            let needs = if is_shared { "connections" } else { "each request" };
+            return self.error(
+                span,
+                format!(
+                    "this needs {needs} to pass through cohortd, and route.deliver is \"{deliver}\""
+                ),
+            );
         }
         Ok(())
     }
@@ -430,6 +443,8 @@ impl Check<'_> {
 
     fn route(&self, raw: &file::Route, kind: Kind, exec: &[String]) -> Checked<Route> {
         let words = [("least-loaded", Balance::LeastLoaded), ("round-robin", Balance::RoundRobin)];
+        let deliver =
+            [("auto", Deliver::Auto), ("handoff", Deliver::Handoff), ("shared", Deliver::Shared)];
         let forwarded = [
             ("x-forwarded", Forwarded::X),
             ("forwarded", Forwarded::Standard),
@@ -442,22 +457,28 @@ impl Check<'_> {
                 .map(|t| Network::parse(t.as_ref()).or_else(|m| self.error(t.span(), m)))
                 .collect::<Checked<_>>()?,
         };
+        let deliver = self.word(&raw.deliver, &deliver)?.unwrap_or(Deliver::Auto);
+        let preserve_client_ip = match &raw.preserve_client_ip {
+            Some(preserve) => *preserve.as_ref(),
+            None => kind == Kind::Node && begins_with_node(exec),
+        };
+        if let Some(text) = raw.deliver.as_ref().filter(|_| deliver == Deliver::Shared)
+            && !preserve_client_ip
+        {
+            let message = "this needs what preserve_client_ip = true loads into the workers";
+            return self.error(text.span(), message);
+        }
         Ok(Route {
             protocol: self
                 .word(&raw.protocol, &[("http", Protocol::Http), ("tcp", Protocol::Tcp)])?
                 .unwrap_or(Protocol::Http),
             sticky: self.parsed(&raw.sticky, Sticky::Sessions, sticky)?,
             trusted,
-            preserve_client_ip: match &raw.preserve_client_ip {
-                Some(preserve) => *preserve.as_ref(),
-                None => kind == Kind::Node && begins_with_node(exec),
-            },
-            deliver: self
-                .word(&raw.deliver, &[("auto", Deliver::Auto), ("handoff", Deliver::Handoff)])?
-                .unwrap_or(Deliver::Auto),
+            preserve_client_ip,
+            deliver,
             balance: self.word(&raw.balance, &words)?.unwrap_or(Balance::LeastLoaded),
             queue: self.duration(&raw.queue, Duration::from_secs(5))?,
-            proxy_protocol: raw.proxy_protocol.unwrap_or(false),
+            proxy_protocol: raw.proxy_protocol.as_ref().is_some_and(|on| *on.as_ref()),
             forwarded: self.word(&raw.forwarded, &forwarded)?.unwrap_or(Forwarded::X),
             request_id: self.parsed(&raw.request_id, None, |text| header_name(text).map(Some))?,
         })

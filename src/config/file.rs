@@ -116,7 +116,7 @@ pub(super) struct Route {
     pub(super) deliver: Option<Text>,
     pub(super) balance: Option<Text>,
     pub(super) queue: Option<Text>,
-    pub(super) proxy_protocol: Option<bool>,
+    pub(super) proxy_protocol: Option<Spanned<bool>>,
     pub(super) forwarded: Option<Text>,
     pub(super) request_id: Option<Text>,
 }

@@ -221,6 +221,8 @@ pub enum Deliver {
     Auto,
     /// With their connection, which the worker is given for good.
     Handoff,
+    /// Workers listen themselves.
+    Shared,
 }
 
 /// In which headers the app is told who a client is.

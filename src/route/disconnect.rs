@@ -79,10 +79,12 @@ impl Front {
         sleep_until(at).await;
     }
 
-    /// The connections that a worker was given and still has.
+    /// The clients' connections that a worker has.
     pub(super) async fn still_given(&self, upstream: &Arc<Upstream>) -> Vec<Connection> {
+        let mut given = upstream.accepted().await;
         let upstream = upstream.clone();
-        spawn_blocking(move || upstream.look()).await.unwrap_or_default()
+        given.extend(spawn_blocking(move || upstream.look()).await.unwrap_or_default());
+        given
     }
 }
 

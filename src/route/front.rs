@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 use tokio::time::error::Elapsed;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,7 +30,7 @@ use super::table::{Sessions, less_loaded, weighed};
 use super::upstream::{ListenerId, Upstream};
 use super::{handoff, proxy, proxy_protocol};
 use crate::config::{Balance, Config, Deliver, Kind, Limits, Network, Protocol, Route, Sticky};
-use crate::listen::{Client, Listener};
+use crate::listen::{Client, Listener, Place};
 use crate::worker::WorkerId;
 
 /// A worker answers a client before it reports the new session: so long a request for an unknown
@@ -92,6 +93,7 @@ impl Settings {
 /// The front-end of one app.
 #[derive(Debug)]
 pub struct Front {
+    places: Vec<Place>,
     /// The workers are Node's, and can be given connections.
     settings: Mutex<Arc<Settings>>,
     pub(super) hands_over: bool,
@@ -112,12 +114,13 @@ pub struct Front {
 }
 
 impl Front {
-    /// A front-end that knows no worker yet.
+    /// A front-end that knows no worker yet, for listeners at these places.
     ///
     /// # Errors
     /// The private listener could not be opened.
-    pub fn new(config: &Config) -> io::Result<Front> {
+    pub fn new(config: &Config, places: Vec<Place>) -> io::Result<Front> {
         Ok(Front {
+            places,
             hands_over: config.kind == Kind::Node,
             settings: Mutex::new(Arc::new(Settings::new(config, None))),
             pairs: Pairs::new()?,
@@ -284,8 +287,13 @@ impl Front {
         self.connections.wait().await;
         let workers = self.workers.borrow().clone();
         for upstream in workers {
+            upstream.listen_no_more();
             while upstream.has_http() {
-                let given = self.still_given(&upstream).await;
+                let mut given = self.still_given(&upstream).await;
+                given.retain(|connection| matches!(connection.speaks, Speaks::Http(_)));
+                if given.is_empty() {
+                    break;
+                }
                 self.take_back(&upstream, given).await;
                 self.connections.wait().await;
                 tokio::time::sleep(LOOK_EVERY).await;
@@ -399,7 +407,7 @@ impl Front {
             Opening::Upgrade(session) if self.hands_over => (session, Speaks::WebSocket),
             Opening::Whole => (Session::None, Speaks::Other),
             Opening::Request(session) if self.hands_over_requests(&settings.route) => {
-                (session, Speaks::Http(Arc::new(Origin { listener, peer })))
+                (session, Speaks::Http(Some(Arc::new(Origin { listener, peer }))))
             }
             Opening::Request(_) | Opening::Upgrade(_) => {
                 let limits = &settings.limits;
@@ -412,10 +420,25 @@ impl Front {
         handoff::hand_over(self, listener, client, &session, affinity, speaks).await;
     }
 
+    /// Where a connection came from that a worker has accepted itself.
+    pub(super) fn origin_of(&self, client: &Client) -> Origin {
+        let (address, local) = match client {
+            Either::Left(stream) => (stream.peer_addr().ok(), stream.local_addr().ok()),
+            Either::Right(_) => (None, None),
+        };
+        let at = |place: &Place| match (local, place.addr) {
+            (Some(local), Some(addr)) => local.port() == addr.port(),
+            (None, None) => true,
+            _ => false,
+        };
+        let listener = ListenerId(self.places.iter().position(at).unwrap_or_default());
+        Origin { listener, peer: Peer { address, trusted: self.trusts(address) } }
+    }
+
     /// Whether requests go to their worker with their connection. Where @socket.io/sticky takes
     /// connections they don't: its sessions have to be told apart request by request.
     fn hands_over_requests(&self, route: &Route) -> bool {
-        route.deliver == Deliver::Handoff && !self.workers.borrow().iter().any(|u| u.is_sticky())
+        route.deliver != Deliver::Auto && !self.workers.borrow().iter().any(|u| u.is_sticky())
     }
 
     /// Who the client is, when a proxy has said it where it has to. `None`: it has not.

@@ -12,8 +12,9 @@ use crate::worker::held::Place;
 /// What is spoken on a connection, as far as that decides how it can be closed.
 #[derive(Debug, Clone)]
 pub(super) enum Speaks {
-    /// HTTP, request by request: it can be taken back between two.
-    Http(Arc<Origin>),
+    /// HTTP, request by request: it can be taken back between two. One that the worker accepted
+    /// itself has no origin here.
+    Http(Option<Arc<Origin>>),
     /// WebSocket, in the clear: anyone can say goodbye on it.
     WebSocket,
     /// What only its ends can read: TLS, HTTP/2.
@@ -21,7 +22,7 @@ pub(super) enum Speaks {
 }
 
 /// Where a connection came from.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Origin {
     pub(super) listener: ListenerId,
     pub(super) peer: Peer,

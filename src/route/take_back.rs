@@ -39,7 +39,8 @@ impl Front {
                     if let Some((socket, origin)) = held.remove(&descriptor)
                         && let Ok(client) = watch(socket)
                     {
-                        let Origin { listener, peer } = *origin;
+                        let Origin { listener, peer } =
+                            origin.unwrap_or_else(|| front.origin_of(&client));
                         front.spawn(front.clone().next_request(listener, client, peer));
                     }
                 }
@@ -50,8 +51,8 @@ impl Front {
 }
 
 /// A connection by the worker's descriptor, with a descriptor of ours.
-fn hold(connection: &Connection) -> Option<(RawFd, (OwnedFd, Arc<Origin>))> {
+fn hold(connection: &Connection) -> Option<(RawFd, (OwnedFd, Option<Origin>))> {
     let Speaks::Http(origin) = &connection.speaks else { return None };
     let socket = held::borrow(connection.inode, connection.place).ok()?;
-    Some((connection.place.descriptor, (socket, origin.clone())))
+    Some((connection.place.descriptor, (socket, origin.as_deref().copied())))
 }

@@ -22,7 +22,7 @@ use super::head::MAX_HEADERS;
 use super::idle::{Idle, Lane};
 use super::pair::Pairs;
 use super::upload::Upload;
-use crate::worker::Worker;
+use crate::worker::{Spoken, Worker};
 
 /// How long a fresh worker is spared, in seconds: its code is not compiled yet.
 const SLOW_START: f64 = 10.0;
@@ -42,6 +42,8 @@ enum Door {
     Server(String),
     /// To @socket.io/sticky, which serves whatever nothing else listens on.
     Sticky,
+    /// To what we have loaded into it, for the server that listens itself at this port or path.
+    Shared(String),
     /// To its private socket. Nothing can be handed over there.
     Private(PathBuf),
 }
@@ -54,6 +56,8 @@ pub struct Upstream {
     servers: Mutex<HashMap<ListenerId, String>>,
     sticky: AtomicBool,
     private: OnceLock<PathBuf>,
+    /// Where it listens itself: a port or path.
+    shared: OnceLock<String>,
     in_flight: AtomicUsize,
     idle: Mutex<Idle<SendRequest<Upload>>>,
     /// New work goes elsewhere.
@@ -92,6 +96,7 @@ impl Upstream {
             servers: Mutex::default(),
             sticky: AtomicBool::new(false),
             private: OnceLock::new(),
+            shared: OnceLock::new(),
             in_flight: AtomicUsize::new(0),
             idle: Mutex::default(),
             draining: AtomicBool::new(false),
@@ -109,6 +114,19 @@ impl Upstream {
     /// Only what belongs to sessions of its own is still sent to it.
     pub fn close_to_new(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.listen_no_more();
+    }
+
+    /// It accepts nothing more itself.
+    pub(super) fn listen_no_more(&self) {
+        if let Some(at) = self.shared.get() {
+            self.worker.leave(at);
+        }
+    }
+
+    /// The worker listens itself at this port or path.
+    pub fn listens_itself(&self, at: String) {
+        self.shared.get_or_init(|| at);
     }
 
     /// While a worker is on trial it gets only what another could do again in its place; while it
@@ -162,7 +180,25 @@ impl Upstream {
 
     /// Whether it may have some that can be taken back.
     pub(super) fn has_http(&self) -> bool {
-        lock(&self.given).has_http()
+        self.shared.get().is_some() || lock(&self.given).has_http()
+    }
+
+    /// The connections that it has accepted itself.
+    pub(super) async fn accepted(&self) -> Vec<Connection> {
+        let Some(at) = self.shared.get() else { return Vec::new() };
+        let accepted = self.worker.connections(at).await;
+        accepted
+            .into_iter()
+            .filter_map(|(spoken, descriptor)| {
+                let speaks = match spoken {
+                    Spoken::Http => Speaks::Http(None),
+                    Spoken::WebSocket => Speaks::WebSocket,
+                    Spoken::Other => Speaks::Other,
+                };
+                let (inode, place) = self.worker.socket(descriptor)?;
+                Some(Connection { inode, speaks, place })
+            })
+            .collect()
     }
 
     /// Those of the connections that it was given which it still has. Takes a moment when there
@@ -210,9 +246,12 @@ impl Upstream {
         }
     }
 
-    /// The worker has closed its server.
+    /// The worker has closed its server. What it was only told to listen no more with still takes
+    /// what it is given.
     pub fn close_server(&self, key: &str) {
-        lock(&self.servers).retain(|_, other| other != key);
+        if self.shared.get().is_none() || !self.draining.load(Ordering::Relaxed) {
+            lock(&self.servers).retain(|_, other| other != key);
+        }
     }
 
     /// The worker takes connections by @socket.io/sticky.
@@ -239,6 +278,9 @@ impl Upstream {
         if let Some(path) = self.private.get() {
             return Some(Door::Private(path.clone()));
         }
+        if let (Some(at), true) = (self.shared.get(), lock(&self.servers).contains_key(&listener)) {
+            return Some(Door::Shared(at.clone()));
+        }
         let server = lock(&self.servers).get(&listener).cloned().map(Door::Server);
         server.or_else(|| self.sticky.load(Ordering::Relaxed).then_some(Door::Sticky))
     }
@@ -261,6 +303,7 @@ impl Upstream {
         match self.door(listener) {
             Some(Door::Server(key)) => self.worker.give_to_server(&key, fd).await,
             Some(Door::Sticky) => self.worker.give_to_sticky(fd).await,
+            Some(Door::Shared(at)) => self.worker.give_to_hook(&at, fd).await,
             Some(Door::Private(_)) | None => Err(fd),
         }
     }

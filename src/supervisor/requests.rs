@@ -8,7 +8,7 @@ use super::fleet::{Exit, Failure, Generation, How, Outcome};
 use super::handle::{Reloaded, Reply, Request, Scale, Status, WorkerStatus};
 use super::release::Release;
 use super::run::{Output, Phase, Supervisor};
-use crate::config::Config;
+use crate::config::{Config, Deliver};
 use crate::systemd::unit_file;
 
 impl Supervisor {
@@ -89,6 +89,15 @@ impl Supervisor {
                  `systemctl restart {app}`",
                 new.file.display(),
                 app = new.app,
+            ));
+        }
+        let is_shared = |config: &Config| config.route.deliver == Deliver::Shared;
+        if is_shared(&new) != is_shared(now) {
+            return Err(format!(
+                "{}: who accepts connections (deliver = \"shared\") stays as it is in a reload: run \
+                 `systemctl restart {}`",
+                new.file.display(),
+                new.app,
             ));
         }
         if new.listen != now.listen {

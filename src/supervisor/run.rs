@@ -18,7 +18,7 @@ use super::output::Printer;
 use super::process::{Event, Process, Shared};
 use super::release::Release;
 use super::servers::Servers;
-use crate::config::{Config, OnHang, StopMethod};
+use crate::config::{Config, Deliver, OnHang, StopMethod};
 use crate::listen::{Listener, Place, Socket};
 use crate::route::{Front, ListenerId};
 use crate::systemd::Notifier;
@@ -67,12 +67,17 @@ pub async fn run(
     requests: mpsc::Receiver<Request>,
 ) -> Result<(), RunError> {
     let (events, inbox) = mpsc::unbounded_channel();
-    let front = Front::new(&config)
+    let places: Vec<Place> = sockets.iter().map(Socket::place).collect();
+    let front = Front::new(&config, places.clone())
         .map_err(|source| RunError::Setup { what: "open the private listener", source })?;
     let delegated = delegated.map(Arc::new);
     let shared = Shared { front: Arc::new(front), relay: Arc::default(), delegated, events };
-    let places: Vec<Place> = sockets.iter().map(Socket::place).collect();
-    let servers = Servers::new(places.clone(), config.directory.clone());
+    let mut servers = Servers::new(places.clone(), config.directory.clone());
+    if config.route.deliver == Deliver::Shared {
+        servers
+            .share(&sockets)
+            .map_err(|source| RunError::Setup { what: "share the listening sockets", source })?;
+    }
     let release = Release::new(config, output);
     let supervisor = Supervisor {
         fleet: Fleet::new(release.policy(), release.config.workers, seed()),
@@ -102,7 +107,7 @@ const FIRST: Generation = Generation(1);
 
 /// Everything that is known of a running app. `requests` has the part that is asked from outside.
 pub(super) struct Supervisor {
-    /// Until connections are accepted on them.
+    /// Until connections are accepted on them; where the workers do that, until the end.
     sockets: Vec<Socket>,
     /// Where they listen.
     places: Vec<Place>,
@@ -312,6 +317,16 @@ impl Supervisor {
             Event::Query(query) => {
                 if let Some((listeners, key)) = self.servers.query(&process.worker, query) {
                     process.upstream.open_server(&listeners, &key);
+                    if let Some(at) = self.servers.shared_at(&listeners) {
+                        if process.worker.peer_token().is_none() {
+                            tracing::warn!(
+                                worker = id.0,
+                                "accepts connections without the hook: those that it has when it \
+                                 is replaced will be cut"
+                            );
+                        }
+                        process.upstream.listens_itself(at);
+                    }
                 }
             }
             Event::Listening(port) => {
@@ -430,6 +445,11 @@ impl Supervisor {
     fn open_the_doors(&mut self) {
         for (at, socket) in std::mem::take(&mut self.sockets).into_iter().enumerate() {
             let on = &self.places[at];
+            if self.servers.is_shared(ListenerId(at)) {
+                tracing::info!(%on, "the workers are accepting");
+                self.sockets.push(socket);
+                continue;
+            }
             match Listener::watch(socket) {
                 Ok(listener) => {
                     tracing::info!(%on, "accepting");
@@ -449,6 +469,8 @@ impl Supervisor {
             Phase::Up => {
                 self.notifier.stopping();
                 self.shared.front.stop();
+                self.servers.share_no_more();
+                self.sockets.clear();
                 let until = Instant::now() + self.releases[&self.serving].config.stop.drain;
                 tracing::info!(
                     connections = self.shared.front.connections(),

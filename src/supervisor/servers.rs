@@ -39,6 +39,8 @@ const FIRST_FD: i32 = 3;
 #[derive(Debug)]
 pub struct Servers {
     routed: Vec<Place>,
+    /// Those of the routed listeners that workers get themselves (`deliver = "shared"`).
+    shared: HashMap<ListenerId, Arc<OwnedFd>>,
     /// Where a relative path begins, as it does for the workers.
     directory: PathBuf,
     open: HashMap<String, Server>,
@@ -70,7 +72,41 @@ enum Kind {
 impl Servers {
     /// For an app with these listeners.
     pub fn new(routed: Vec<Place>, directory: PathBuf) -> Servers {
-        Servers { routed, directory, open: HashMap::new() }
+        Servers { routed, shared: HashMap::new(), directory, open: HashMap::new() }
+    }
+
+    /// Workers get these sockets of the routed listeners themselves: of those of one port the first,
+    /// for they have one server for it.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn share(&mut self, sockets: &[Socket]) -> io::Result<()> {
+        for (at, socket) in sockets.iter().enumerate() {
+            let listener = ListenerId(at);
+            if self.same_port(listener).iter().all(|other| other.0 >= at) {
+                let copy = rustix::io::fcntl_dupfd_cloexec(socket.as_fd(), 0)?;
+                self.shared.insert(listener, Arc::new(copy));
+            }
+        }
+        Ok(())
+    }
+
+    /// No worker gets them any more.
+    pub fn share_no_more(&mut self) {
+        self.shared.clear();
+    }
+
+    /// Where a worker listens itself that has a server for these listeners: a port or path.
+    pub fn shared_at(&self, listeners: &[ListenerId]) -> Option<String> {
+        let listener = listeners.iter().find(|listener| self.shared.contains_key(listener))?;
+        let Place { addr, path } = &self.routed[listener.0];
+        let port = addr.map(|addr| addr.port().to_string());
+        port.or_else(|| Some(path.as_ref()?.to_str()?.to_owned()))
+    }
+
+    /// Whether connections of this listener are the workers' to accept.
+    pub fn is_shared(&self, listener: ListenerId) -> bool {
+        self.shared.contains_key(&listener)
     }
 
     /// Answers a worker's `queryServer`. Returns the routed listeners of the server's port, the one
@@ -104,16 +140,24 @@ impl Servers {
         lock(&server.members).push(worker.clone());
         match &server.kind {
             Kind::Routed(listener) => {
-                let name = self.routed[listener.0].addr.map(sock_name);
-                worker.serve(query.seq, &key, &server.data, name.as_ref());
-                Some((self.same_port(*listener), key))
+                let listeners = self.same_port(*listener);
+                let shared = listeners.iter().find_map(|listener| self.shared.get(listener));
+                if let Some(socket) = shared {
+                    let data = server.data.clone();
+                    share(worker.clone(), query.seq, key.clone(), data, socket, HandleType::Native);
+                } else {
+                    let name = self.routed[listener.0].addr.map(sock_name);
+                    worker.serve(query.seq, &key, &server.data, name.as_ref());
+                }
+                Some((listeners, key))
             }
             Kind::InTurn { name, .. } => {
                 worker.serve(query.seq, &key, &server.data, name.as_ref());
                 None
             }
             Kind::Shared(socket) => {
-                share(worker.clone(), query.seq, key, server.data.clone(), socket);
+                let data = server.data.clone();
+                share(worker.clone(), query.seq, key, data, socket, HandleType::Datagram);
                 None
             }
         }
@@ -241,13 +285,20 @@ fn open_to_all(path: &Path, read: bool, write: bool) -> io::Result<()> {
 }
 
 /// Sends the worker a copy of a shared socket.
-fn share(worker: Arc<Worker>, ack: u64, key: String, data: Value, socket: &Arc<OwnedFd>) {
+fn share(
+    worker: Arc<Worker>,
+    ack: u64,
+    key: String,
+    data: Value,
+    socket: &Arc<OwnedFd>,
+    kind: HandleType,
+) {
     let copy = rustix::io::fcntl_dupfd_cloexec(socket.as_fd(), 0);
     tokio::spawn(async move {
         match copy {
             Ok(copy) => {
                 // If it is gone, so is whoever waits for the answer.
-                let _ = worker.share(ack, &key, &data, HandleType::Datagram, copy).await;
+                let _ = worker.share(ack, &key, &data, kind, copy).await;
             }
             Err(error) => worker.refuse(ack, &key, error.raw_os_error()),
         }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
+use std::path::Path;
 
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
@@ -27,9 +28,7 @@ pub fn sockets(processes: &[Pid]) -> HashMap<u64, Place> {
         // It may have ended.
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let Ok(target) = fs::read_link(entry.path()) else { continue };
-            let inode = target
-                .to_str()
-                .and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+            let inode = inode(&target);
             let descriptor = entry.file_name().to_str().and_then(|name| name.parse().ok());
             if let (Some(inode), Some(descriptor)) = (inode, descriptor) {
                 sockets.insert(inode, Place { process, descriptor });
@@ -37,6 +36,16 @@ pub fn sockets(processes: &[Pid]) -> HashMap<u64, Place> {
         }
     }
     sockets
+}
+
+/// The inode of a process's socket.
+pub fn socket(process: Pid, descriptor: RawFd) -> Option<(u64, Place)> {
+    let target = fs::read_link(format!("/proc/{}/fd/{descriptor}", process.as_raw_nonzero()));
+    Some((inode(&target.ok()?)?, Place { process, descriptor }))
+}
+
+fn inode(target: &Path) -> Option<u64> {
+    target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
 /// A descriptor of our own for a socket that a worker has open.

@@ -4,7 +4,8 @@
 // see them under Node's own cluster. cohortd says them in a header, the first one, which is taken out where Node's parser
 // hands the headers over: before any event, and before anything that the app may have put around http.
 //
-// Clients' connections that were handed to this worker go back to cohortd when they are idle and it asks for them.
+// Clients' connections that this worker has go back to cohortd when they are idle and it asks for them; and where the
+// worker listens itself (deliver = "shared"), cohortd can end that without the app's noticing.
 //
 // If something goes wrong in here, the app runs as ever, sees 127.0.0.1, and keeps its connections.
 "use strict";
@@ -13,7 +14,7 @@ const HEADER = "x-cohortd-peer";
 const { env } = process;
 const token = env.COHORTD_PEER_TOKEN; // clients can't know it, and so can't say who they are
 
-const servers = new Set(); // of http, that have had a request
+const servers = new Set(); // of http, that have had a request or that cohortd has asked about
 
 delete require.cache[__filename];
 
@@ -22,7 +23,7 @@ if (token) {
   try {
     leaveNoTrace();
     readHeader();
-    giveBack();
+    listenToCohortd();
   } catch {
     // as above
   }
@@ -69,26 +70,82 @@ function readHeader() {
   process.send({ cmd: "COHORTD_PEER", data: token }, () => {});
 }
 
-// cohortd has a hold on each of these sockets: that they are closed here, the client is not told.
-function giveBack() {
+function listenToCohortd() {
+  const { Server, Socket } = require("node:net");
+  const http = require("node:http");
   const send = process.send.bind(process);
-  process.on("internalMessage", ({ cmd, data }) => {
-    if (cmd !== "NODE_COHORTD_RELEASE") return;
-    const asked = new Set(data.split(",").map(Number));
-    const released = [];
-    try {
-      for (const server of servers) {
-        for (const { socket } of idle(server)) {
+  const left = new Map(); // server that listens no more → what gives it a connection all the same
+
+  const at = (place) => process._getActiveHandles().filter((handle) => {
+    if (!(handle instanceof Server)) return false;
+    const address = handle.address();
+    return String(address?.port ?? address) === place;
+  });
+
+  // What each returns is the answer.
+  const acts = {
+    // cohortd has a hold on each of these sockets: that they are closed here, the client is not told.
+    release([, ...descriptors]) {
+      const asked = new Set(descriptors.map(Number));
+      const released = [];
+      try {
+        for (const { socket } of [...servers].flatMap(idle)) {
           const fd = socket._handle?.fd;
           if (!asked.has(fd) || socket._httpMessage || socket.writableLength) continue;
           socket.destroy();
           released.push(fd);
         }
+      } catch {
+        // those that are closed have to be told
       }
+      return released;
+    },
+
+    // The server goes on as if Node's primary had what it listened with.
+    leave([place]) {
+      for (const server of at(place)) {
+        const { _handle } = server;
+        const { onconnection } = _handle;
+        server._handle = { close() {}, ref() {}, unref() {}, hasRef: () => false };
+        if (_handle.getsockname) {
+          const name = {};
+          _handle.getsockname(name);
+          server._handle.getsockname = (out) => void Object.assign(out, name);
+        }
+        _handle.close();
+        left.set(server, (connection) => onconnection.call(_handle, 0, connection));
+        servers.add(server);
+      }
+    },
+
+    list([, place]) {
+      const ours = new Set([...left.keys(), ...at(place)]);
+      const mine = process._getActiveHandles().filter((handle) => handle instanceof Socket && ours.has(handle.server));
+      return mine.map(({ server, parser, _handle }) => {
+        const spoken = server instanceof http.Server ? (parser ? "h" : "w") : "o";
+        return `${spoken}${_handle?.fd ?? _handle?._parent?.fd}`;
+      });
+    },
+
+    take([place], connection) {
+      const [server] = at(place);
+      const [give] = left.values();
+      if (server) server._handle.onconnection(0, connection);
+      else if (give) give(connection);
+      else connection.close();
+    },
+  };
+
+  process.on("internalMessage", ({ cmd, act, data }, handle) => {
+    if (cmd !== "NODE_COHORTD") return;
+    const words = data.split(" ");
+    let answer = [];
+    try {
+      answer = acts[act](words, handle);
     } catch {
       // as above
     }
-    send({ cmd: "COHORTD_RELEASED", data: released.join() }, () => {});
+    if (answer) send({ cmd: "COHORTD_ANSWER", data: [words[0], ...answer].join(" ") }, () => {});
   });
 }
 

@@ -27,12 +27,23 @@ pub use id::WorkerId;
 use cgroup::Cgroup;
 use channel::{Channel, ChannelError, Reader};
 use wire::cluster::{
-    HandleReply, HandleType, Message, Ping, Release, SockName, StickyConnection, WithHandle,
+    HandleReply, HandleType, Message, Ping, SockName, StickyConnection, ToHook, WithHandle,
 };
 use wire::{Incoming, Value};
 
-/// How long a worker may take to say which connections it has released: one that hangs.
-const RELEASE_LIMIT: Duration = Duration::from_secs(5);
+/// How long what we have loaded into a worker may take to answer: the worker may hang.
+const HOOK_LIMIT: Duration = Duration::from_secs(5);
+
+/// What is spoken on a connection, as the worker knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spoken {
+    /// HTTP.
+    Http,
+    /// What an upgrade led to, in the clear.
+    WebSocket,
+    /// Anything else.
+    Other,
+}
 
 /// A running worker, as everybody else sees it: something to send to.
 #[derive(Debug)]
@@ -51,8 +62,9 @@ pub struct Worker {
     seq: AtomicU64,
     /// Connections that the worker has been given and has not said yes or no to.
     offered: Mutex<HashMap<u64, oneshot::Sender<bool>>>,
-    /// Who waits to hear which connections it has released.
-    releasing: Mutex<Option<oneshot::Sender<Vec<RawFd>>>>,
+    /// Who waits for an answer of what we have loaded into it. One may ask at a time.
+    asking: tokio::sync::Mutex<()>,
+    asked: Mutex<Option<(u64, oneshot::Sender<String>)>>,
 }
 
 impl Worker {
@@ -73,7 +85,8 @@ impl Worker {
             peer_token: OnceLock::new(),
             seq: AtomicU64::new(0),
             offered: Mutex::default(),
-            releasing: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
+            asked: Mutex::default(),
         }
     }
 
@@ -84,6 +97,11 @@ impl Worker {
             Some(cgroup) => held::sockets(&cgroup.processes()),
             None => held::sockets(first.as_slice()),
         }
+    }
+
+    /// One of the sockets of its first process.
+    pub fn socket(&self, descriptor: RawFd) -> Option<(u64, held::Place)> {
+        held::socket(Pid::from_raw(self.pid as i32)?, descriptor)
     }
 
     /// The memory that it uses, in bytes.
@@ -175,15 +193,50 @@ impl Worker {
     }
 
     /// Has it close those of these connections, by its descriptors, on which nothing is under way.
-    /// Returns which those were: without what is loaded into it, none. One may ask at a time.
+    /// Returns which those were: without what we load into it, none.
     pub async fn release(&self, descriptors: &[RawFd]) -> Vec<RawFd> {
+        let answer = self.ask_hook(|seq| ToHook::release(seq, descriptors)).await;
+        answer.split(' ').filter_map(|number| number.parse().ok()).collect()
+    }
+
+    /// The connections that it has accepted itself at this port or path, by its descriptors.
+    pub async fn connections(&self, at: &str) -> Vec<(Spoken, RawFd)> {
+        let answer = self.ask_hook(|seq| ToHook::list(seq, at)).await;
+        let one = |word: &str| {
+            let spoken = match word.get(..1)? {
+                "h" => Spoken::Http,
+                "w" => Spoken::WebSocket,
+                _ => Spoken::Other,
+            };
+            Some((spoken, word[1..].parse().ok()?))
+        };
+        answer.split(' ').filter_map(one).collect()
+    }
+
+    /// Has it listen no more at this port or path, without any word to the app.
+    pub fn leave(&self, at: &str) {
+        self.send(&ToHook::leave(at));
+    }
+
+    /// Gives it a connection as if it had accepted it there itself.
+    ///
+    /// # Errors
+    /// The worker is gone: the connection, of which nothing has been read.
+    pub async fn give_to_hook(&self, at: &str, connection: OwnedFd) -> Result<(), OwnedFd> {
+        let message = WithHandle::new(HandleType::Native, ToHook::take(at));
+        self.give(&message, connection).await.map(drop)
+    }
+
+    async fn ask_hook<'a>(&self, question: impl FnOnce(u64) -> ToHook<'a>) -> String {
         if self.peer_token().is_none() {
-            return Vec::new();
+            return String::new();
         }
+        let _turn = self.asking.lock().await;
         let (answer, answered) = oneshot::channel();
-        *lock(&self.releasing) = Some(answer);
-        self.send(&Release::new(descriptors));
-        let answered = tokio::time::timeout(RELEASE_LIMIT, answered).await;
+        let seq = self.next_seq();
+        *lock(&self.asked) = Some((seq, answer));
+        self.send(&question(seq));
+        let answered = tokio::time::timeout(HOOK_LIMIT, answered).await;
         answered.ok().and_then(Result::ok).unwrap_or_default()
     }
 
@@ -210,7 +263,7 @@ impl Worker {
             channel.close();
         }
         self.offers().clear();
-        lock(&self.releasing).take();
+        lock(&self.asked).take();
     }
 
     /// Writes what is sent to the worker, until the channel ends.
@@ -248,10 +301,11 @@ impl Worker {
                 Incoming::HearsOfPeers(token) => {
                     self.peer_token.get_or_init(|| token.to_owned());
                 }
-                Incoming::Released(list) => {
-                    if let Some(answer) = lock(&self.releasing).take() {
-                        let list = list.split(',').filter_map(|number| number.parse().ok());
-                        let _ = answer.send(list.collect()); // its asker may have given up
+                Incoming::FromHook(answer) => {
+                    let (seq, answer) = answer.split_once(' ').unwrap_or((answer, ""));
+                    let is_its = |asked: &mut (u64, _)| seq.parse() == Ok(asked.0);
+                    if let Some((_, asker)) = lock(&self.asked).take_if(is_its) {
+                        let _ = asker.send(answer.to_owned()); // it may have given up
                     }
                 }
                 Incoming::Reply { seq, accepted } => {

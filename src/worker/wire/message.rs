@@ -51,8 +51,8 @@ pub enum Incoming<'a> {
     },
     /// What we have loaded into it takes clients' addresses that come with this token.
     HearsOfPeers(&'a str),
-    /// It has closed these descriptors of the worker's, listed with commas.
-    Released(&'a str),
+    /// It answers what it was asked, with words.
+    FromHook(&'a str),
     /// A request of Node's cluster module; read it with [`super::cluster::Request`].
     Cluster,
     /// @socket.io/sticky: a session has begun in this worker.
@@ -114,8 +114,8 @@ pub fn classify<'k>(keys: &'k Keys<'_>) -> Incoming<'k> {
         Some("COHORTD_PEER") => {
             return keys.data.str().map_or(Incoming::App, Incoming::HearsOfPeers);
         }
-        Some("COHORTD_RELEASED") => {
-            return keys.data.str().map_or(Incoming::App, Incoming::Released);
+        Some("COHORTD_ANSWER") => {
+            return keys.data.str().map_or(Incoming::App, Incoming::FromHook);
         }
         _ => {}
     }
@@ -174,7 +174,7 @@ mod tests {
                 r#"SessionClosed("lv_VI97HAXpY6yYWAAAC")"#,
             ),
             (r#"{"cmd":"COHORTD_PEER","data":"0a1b2c"}"#, r#"HearsOfPeers("0a1b2c")"#),
-            (r#"{"cmd":"COHORTD_RELEASED","data":"20,21"}"#, r#"Released("20,21")"#),
+            (r#"{"cmd":"COHORTD_ANSWER","data":"20 21"}"#, r#"FromHook("20 21")"#),
             // adapter 0.3
             (
                 r#"{"uid":"a1b2","nsp":"/","type":1,"source":"_sio_adapter"}"#,

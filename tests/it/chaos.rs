@@ -39,10 +39,6 @@ const DESCRIPTORS: usize = 6;
 /// In ten minutes that is 16 KiB for each worker, or 20 bytes for each request.
 const MEMORY: usize = 4;
 
-/// Sessions that end without a goodbye when their worker is stopped. In ten minutes there was one; why
-/// is not known.
-const CUT: usize = 1;
-
 /// A run of fewer seconds tells nothing about memory.
 const LONG: u64 = 300;
 
@@ -368,15 +364,11 @@ impl Run {
                 (history.deaths(from, at), self.seconds(from), self.seconds(at));
             must(excused, format!("{kind}: {what} from {from:.3} to {at:.3}, {deaths} deaths"));
         }
-        let mut cut = Vec::new();
         for end in list("ends") {
             let (from, at) = (time(&end, "from"), time(&end, "at"));
             let excused = history.excuses_end(end["worker"].as_u64(), &text(&end, "why"), from, at);
-            if !excused {
-                cut.push(format!("at {:.3} a session ended: {end}", self.seconds(at)));
-            }
+            must(excused, format!("at {:.3} a session ended: {end}", self.seconds(at)));
         }
-        must(cut.len() <= CUT, format!("sessions were cut off:\n{}", cut.join("\n")));
         let last = calms.last().expect("there is one");
         let flat = last.descriptors <= before.descriptors + DESCRIPTORS;
         must(flat, format!("descriptors are left: {before:?}, {last:?}"));
@@ -400,7 +392,6 @@ impl Run {
             "slowest": seen["slowest"],
             "faults": seen["faultings"],
             "ends": seen["endings"],
-            "cut": cut,
             "before": format!("{before:?}"),
             "calms": format!("{calms:?}"),
         });

@@ -79,7 +79,8 @@ run(async () => {
     socket.on("disconnect", (why, details) => {
       const { context, message, description } = details || {}; // a WebSocket's code, or a request's fate
       const more = context?.code || (message && `(${message} ${Number(description) || ""})`);
-      if (!stopped) ends.push({ kind, why: [why, more].filter(Boolean).join(" "), worker, from: since, at: Date.now() });
+      if (!stopped) ends.push({ kind, why: [why, more].filter(Boolean).join(" "), worker, from: since || from, at: Date.now() });
+      [since, worker] = [0, null]; // the next one may end before it is a session
     });
     socket.on("all", (x) => socket.heard.push(x));
     while (!stopped) {

@@ -21,8 +21,14 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 /// The Node versions that everything about workers is tested on: `tests/js/package.json`.
 pub(crate) const NODES: [&str; 5] = ["node18", "node20", "node22", "node24", "node26"];
 
+/// For a test that runs inside a machine: where that has `tests/js`.
+pub(crate) const INSIDE: &str = "TEST_INSIDE";
+
 /// `tests/js`.
 pub(crate) fn js() -> PathBuf {
+    if let Some(folder) = std::env::var_os(INSIDE) {
+        return folder.into();
+    }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/js");
     assert!(
         folder.join("node_modules").exists(),
@@ -34,6 +40,12 @@ pub(crate) fn js() -> PathBuf {
 /// The program of one of [`NODES`].
 pub(crate) fn node(version: &str) -> PathBuf {
     js().join("node_modules").join(version).join("bin/node")
+}
+
+/// `cohortctl` as it was built, or as the machine has it that the test runs inside of.
+pub(crate) fn cohortctl() -> Command {
+    let is_inside = std::env::var_os(INSIDE).is_some();
+    Command::new(if is_inside { "cohortctl" } else { env!("CARGO_BIN_EXE_cohortctl") })
 }
 
 /// What an app is run with.
@@ -164,6 +176,18 @@ impl Spec {
         text
     }
 
+    /// The first `listen` entry.
+    pub(crate) fn address(&self) -> &str {
+        self.listen.first().map_or("", String::as_str)
+    }
+
+    /// Makes it the configuration in a file, which is whole at any moment.
+    pub(crate) fn write(&self, file: &Path) {
+        let new = file.with_extension("new");
+        std::fs::write(&new, self.toml()).expect("written");
+        std::fs::rename(new, file).expect("renamed");
+    }
+
     /// Starts it and waits until it accepts connections.
     pub(crate) fn start(&self) -> App {
         self.start_with_stdout(Stdio::piped())
@@ -271,14 +295,6 @@ impl App {
         let text = std::fs::read_to_string(&self.file).expect("readable");
         assert!(text.contains(from), "{from:?} in:\n{text}");
         std::fs::write(&self.file, text.replacen(from, to, 1)).expect("written");
-    }
-
-    /// Gives it another configuration, whole at any moment. What it listens on stays.
-    pub(crate) fn configure(&self, spec: &Spec) {
-        let new = self.file.with_extension("new");
-        let spec = Spec { listen: vec![self.address.clone()], ..spec.clone() };
-        std::fs::write(&new, spec.toml()).expect("written");
-        std::fs::rename(new, &self.file).expect("renamed");
     }
 
     /// `host:port` of the first `listen` entry.

@@ -1,35 +1,39 @@
 //! Chaos: an app, clients of every kind that never stop, and something goes wrong every moment.
 //! Afterwards everything is as it should be, every command has been answered with the truth, and
-//! nothing has failed for a client that no worker's death excuses.
+//! nothing has failed for a client that no worker's death excuses. Both for `cohortd run` and, in
+//! `inside`, for a service.
 //!
 //! `CHAOS_SECONDS` says for how long (40), `CHAOS_SEED` which decisions are taken. A seed replays
 //! the decisions, not the moment at which a process is hit.
 
 mod answers;
+mod calm;
 mod decisions;
 mod history;
+mod inside;
+mod journal;
 mod processes;
+mod service;
 mod storm;
+mod way;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Output;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::app::{App, NODES, Spec, kill};
-use crate::raw::{Wire, descriptors, memory};
-use crate::reload::{ctl, ok};
+use crate::app::{NODES, Spec, cohortctl, kill};
+use crate::raw::Wire;
 use answers::{Answer, Releases, ask};
+use calm::Calm;
 use decisions::{Act, Fault, Random, Release};
 use history::{History, QUEUE};
 use storm::{Storm, vanish};
-
-/// How long it may take until everything is in order again: reloads wait for each other, and a
-/// worker that hangs while it is drained has all its graces to run out.
-const CALM: Duration = Duration::from_secs(180);
+use way::Way;
 
 /// Connections that a client happens to keep at the moment make a difference of so many. One a
 /// worker, or one a reload, would be more in the shortest run.
@@ -46,30 +50,45 @@ const GOOD: Release = Release { workers: 2, fault: None };
 
 #[test]
 fn chaos_is_survived() {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let seconds = number("CHAOS_SECONDS").unwrap_or(40);
-    let seed = number("CHAOS_SEED").unwrap_or_else(|| now() % 1_000_000);
-    eprintln!("=== CHAOS_SEED={seed} CHAOS_SECONDS={seconds}");
-    let mut random = Random::new(seed);
-    let mut run = Run::start(seed, &mut random);
-    let before = run.calm();
-    // A long run is looked at four times.
-    let parts = if seconds >= LONG { 4 } else { 1 };
-    let mut calms = Vec::new();
-    for _ in 0..parts {
-        run.storm.resume();
-        run.rage(&mut random, Duration::from_secs(seconds / parts));
-        calms.push(run.calm());
-    }
-    run.end(&before, &calms);
+    Chaos::from_environment(40).survive(|spec, _| Box::new(spec.start()));
 }
 
-/// What cohortd has when nothing is under way, with two workers and the same clients.
-#[derive(Debug)]
-struct Calm {
-    descriptors: usize,
-    /// In MiB.
-    memory: usize,
+/// What is to be run.
+struct Chaos {
+    seed: u64,
+    seconds: u64,
+}
+
+impl Chaos {
+    /// It may say for how long, otherwise it is so many seconds.
+    fn from_environment(seconds: u64) -> Chaos {
+        let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
+        let seconds = number("CHAOS_SECONDS").unwrap_or(seconds);
+        let seed = number("CHAOS_SEED").unwrap_or_else(|| now() % 1_000_000);
+        Chaos { seed, seconds }
+    }
+
+    fn survive(self, start: impl FnOnce(&Spec, u64) -> Box<dyn Way>) {
+        let Chaos { seed, seconds } = self;
+        eprintln!("=== CHAOS_SEED={seed} CHAOS_SECONDS={seconds}");
+        let mut random = Random::new(seed);
+        let mut run = Run::start(seed, &mut random, start);
+        let before = run.calm();
+        // A long run is looked at four times.
+        let parts = if seconds >= LONG { 4 } else { 1 };
+        let mut calms = Vec::new();
+        for _ in 0..parts {
+            run.storm.resume();
+            run.rage(&mut random, Duration::from_secs(seconds / parts));
+            calms.push(run.calm());
+        }
+        run.end(&before, &calms);
+    }
+}
+
+/// What cohortd and the workers have written in a run.
+fn log_file(seed: u64, kind: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{seed}-{kind}.log"))
 }
 
 /// What came of a request that is to befall a worker.
@@ -81,7 +100,7 @@ struct Strike {
 
 struct Run {
     seed: u64,
-    app: App,
+    app: Box<dyn Way>,
     spec: Spec,
     toml: String,
     storm: Storm,
@@ -95,12 +114,16 @@ struct Run {
     vanishing: Vec<JoinHandle<()>>,
     acts: usize,
     crashes: usize,
+    /// How often each command has ended with each exit code.
+    answers: BTreeMap<String, usize>,
     wrong: Vec<String>,
 }
 
 impl Drop for Run {
     fn drop(&mut self) {
-        let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{}.log", self.seed));
+        let log = log_file(self.seed, self.app.kind());
+        // A machine lacks the folder.
+        let _ = fs::create_dir_all(log.parent().expect("it has one"));
         let written = fs::write(&log, self.app.log());
         if thread::panicking() {
             eprintln!(
@@ -114,7 +137,11 @@ impl Drop for Run {
 
 impl Run {
     /// The seed also chooses the kind of app.
-    fn start(seed: u64, random: &mut Random) -> Run {
+    fn start(
+        seed: u64,
+        random: &mut Random,
+        start: impl FnOnce(&Spec, u64) -> Box<dyn Way>,
+    ) -> Run {
         let when = random.one_of(&["auto", "message", "notify", "http:/whoami"]);
         let plain = random.one_of(&["0", "1"]);
         let version = random.one_of(&NODES);
@@ -138,10 +165,10 @@ impl Run {
         let mut releases = Releases::default();
         releases.push(GOOD);
         let begun = now();
-        let app = of_release(&spec, &toml, 0, GOOD).start();
+        let app = start(&of_release(&spec, &toml, 0, GOOD), begun);
         Run {
             seed,
-            storm: Storm::start(&app),
+            storm: Storm::start(&url(&*app)),
             app,
             spec,
             toml,
@@ -153,6 +180,7 @@ impl Run {
             vanishing: Vec::new(),
             acts: 0,
             crashes: 0,
+            answers: BTreeMap::new(),
             wrong: Vec::new(),
         }
     }
@@ -188,10 +216,10 @@ impl Run {
             }
             Act::HangUp(release) => {
                 self.write(release);
-                self.app.signal("HUP");
+                self.app.hang_up();
             }
             Act::Scale(n) => self.asked.push(ask(self.app.name(), "scale", Some(n))),
-            Act::Vanish(silent) => self.vanishing.push(vanish(&self.app, silent)),
+            Act::Vanish(silent) => self.vanishing.push(vanish(&url(&*self.app), silent)),
         }
     }
 
@@ -201,7 +229,7 @@ impl Run {
             return;
         };
         let worker = &workers[which % workers.len()];
-        self.struck.insert(worker["id"].as_u64().expect("a number"));
+        self.struck.insert(id(worker));
         kill(signal, pid(worker));
     }
 
@@ -223,17 +251,24 @@ impl Run {
 
     fn reload(&mut self, release: Release) {
         self.write(release);
-        self.asked.push(ask(self.app.name(), "reload", None));
+        self.asked.push(self.app.reload(self.releases.all.len() - 1));
     }
 
     fn write(&mut self, release: Release) {
         let number = self.releases.all.len();
-        self.app.configure(&of_release(&self.spec, &self.toml, number, release));
+        of_release(&self.spec, &self.toml, number, release).write(self.app.file());
         self.releases.push(release);
     }
 
     fn show(&self) -> Value {
-        serde_json::from_str(&ok(&self.app, &["show", "--json"])).expect("JSON")
+        let shown = self.ctl("show", &["--json"]);
+        let text = String::from_utf8_lossy(&shown.stdout);
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {shown:?}"))
+    }
+
+    fn ctl(&self, command: &str, options: &[&str]) -> Output {
+        let mut line = cohortctl();
+        line.args([command, self.app.name()]).args(options).output().expect("cohortctl starts")
     }
 
     fn history(&self) -> History {
@@ -245,108 +280,12 @@ impl Run {
         at.saturating_sub(self.begun) as f64 / 1000.0
     }
 
-    /// Waits until everything is in order again, and looks whether it is.
-    fn calm(&mut self) -> Calm {
-        eprintln!("{:>8.3}     calm", self.seconds(now()));
-        for vanishing in std::mem::take(&mut self.vanishing) {
-            vanishing.join().expect("they connect");
-        }
-        for strike in std::mem::take(&mut self.strikes) {
-            let Strike { from, at, came } = strike.join().expect("cohortd accepts connections");
-            if !came.starts_with("200 ") && !self.history().excuses("strike", &came, from, at) {
-                self.wrong.push(format!("a request that befalls a worker: {came}"));
-            }
-        }
-        let asked = std::mem::take(&mut self.asked);
-        let is_answered = || asked.iter().all(JoinHandle::is_finished);
-        if self.comes_to_be("every command is answered", |_| is_answered()) {
-            let history = self.history();
-            let answers = asked.into_iter().map(|asked| asked.join().expect("it ran"));
-            self.wrong.extend(answers.filter_map(|a| a.lie(&history, &self.releases)));
-        }
-        self.comes_to_be("the workers that were asked for last", Run::is_settled);
-        // The same for every calm: two workers of a new release.
-        self.write(GOOD);
-        let output = ctl(&self.app, &["reload"]);
-        if !output.status.success() {
-            let error = String::from_utf8_lossy(&output.stderr);
-            self.wrong.push(format!("a good reload in the calm failed: {error}"));
-        }
-        self.comes_to_be("two new workers", |run| {
-            run.is_settled() && run.history().wanted == GOOD.workers
-        });
-        self.storm.pause();
-        self.comes_to_be("no other process", |run| {
-            let workers: Vec<i32> = run.workers().iter().map(pid).collect();
-            let cohortd = run.app.pid() as i32;
-            processes::strangers(run.app.name(), cohortd, &workers).is_empty()
-        });
-        let notify = if self.toml.contains("\"notify\"") { GOOD.workers } else { 0 };
-        self.comes_to_be("no other socket", |run| run.sockets() == 1 + notify);
-        self.rest()
-    }
-
-    /// Connections that were kept for a moment are closed after some seconds.
-    fn rest(&self) -> Calm {
-        let pid = self.app.pid() as i32;
-        let mut least = usize::MAX;
-        for _ in 0..60 {
-            least = least.min(descriptors(pid));
-            thread::sleep(Duration::from_millis(100));
-        }
-        let calm = Calm { descriptors: least, memory: memory(pid) };
-        eprintln!("{calm:?}");
-        calm
-    }
-
-    fn comes_to_be(&mut self, what: &str, mut so: impl FnMut(&Run) -> bool) -> bool {
-        let end = Instant::now() + CALM;
-        while !so(self) {
-            if Instant::now() > end {
-                let shown = self.show();
-                self.wrong.push(format!("not after {CALM:?}: {what}; {shown:#}"));
-                return false;
-            }
-            thread::sleep(Duration::from_millis(100));
-        }
-        true
-    }
-
-    fn workers(&self) -> Vec<Value> {
-        self.show()["workers"].as_array().cloned().expect("a list")
-    }
-
-    /// The workers that there should be, all ready, all of the generation that serves.
-    fn is_settled(&self) -> bool {
-        let (shown, history) = (self.show(), self.history());
-        let workers = shown["workers"].as_array().expect("a list");
-        let slots: Vec<u64> = workers.iter().filter_map(|w| w["slot"].as_u64()).collect();
-        let is_well = |worker: &Value| {
-            let id = worker["id"].as_u64().expect("a number");
-            worker["state"] == "ready"
-                && worker["generation"] == history.serving
-                && !history.struck.contains(&id) // or it is yet to be found ill
-        };
-        !history.rolling
-            && shown["generation"] == history.serving
-            && shown["wanted"] == history.wanted
-            && slots == (0..history.wanted as u64).collect::<Vec<_>>()
-            && workers.iter().all(is_well)
-    }
-
-    /// In the app's folder below `/run`.
-    fn sockets(&self) -> usize {
-        let folder = Path::new("/run/cohortd").join(self.app.name());
-        fs::read_dir(folder).map_or(0, Iterator::count)
-    }
-
     /// Ends everything, and says what was wrong.
     fn end(mut self, before: &Calm, calms: &[Calm]) {
         let seen = self.storm.end();
-        self.app.signal("TERM");
-        let code = self.app.wait();
-        let history = self.history();
         let mut wrong = std::mem::take(&mut self.wrong);
+        wrong.extend(self.app.end());
+        let history = self.history();
         let mut must = |holds: bool, what: String| {
             if !holds {
                 wrong.push(what)
@@ -376,7 +315,6 @@ impl Run {
         must(flat, format!("its memory grows: {calms:?}"));
         let crashed = history.crashed;
         must(crashed <= 2 * self.crashes, format!("{} requests, {crashed} crashes", self.crashes));
-        must(code == Some(0), format!("cohortd ended with {code:?}"));
         must(!history.panicked, "cohortd panicked".into());
         let left = processes::of_app(self.app.name());
         must(left.is_empty(), format!("processes are left: {left:?}"));
@@ -388,6 +326,7 @@ impl Run {
             "acts": self.acts,
             "workers": { "started": history.workers.len(), "died": history.deaths(0, now()) },
             "reloads": { "well": reloads(true), "given up": reloads(false) },
+            "answers": self.answers,
             "answered": seen["answered"],
             "slowest": seen["slowest"],
             "faults": seen["faultings"],
@@ -408,6 +347,14 @@ fn of_release(spec: &Spec, toml: &str, number: usize, release: Release) -> Spec 
         Some(Fault::Missing) => spec.more(toml).before(&["/nonesuch"]),
         Some(fault) => spec.more(toml).env("FAULT", format!("{fault:?}").to_lowercase()),
     }
+}
+
+fn url(app: &dyn Way) -> String {
+    format!("http://{}", app.address())
+}
+
+fn id(worker: &Value) -> u64 {
+    worker["id"].as_u64().expect("a number")
 }
 
 fn pid(worker: &Value) -> i32 {

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::app::{App, Spec, js, kill, node, until};
+use crate::app::{App, Spec, cohortctl, js, kill, node, until};
 
 /// Clients that have begun, and go on until they have seen enough or are told to end.
 pub(crate) struct Load {
@@ -66,12 +66,7 @@ impl Drop for Load {
 
 pub(crate) fn ctl(app: &App, words: &[&str]) -> Output {
     let (command, rest) = words.split_first().expect("a command");
-    Command::new(env!("CARGO_BIN_EXE_cohortctl"))
-        .arg(command)
-        .arg(app.name())
-        .args(rest)
-        .output()
-        .expect("cohortctl starts")
+    cohortctl().arg(command).arg(app.name()).args(rest).output().expect("cohortctl starts")
 }
 
 pub(crate) fn ok(app: &App, words: &[&str]) -> String {

@@ -64,15 +64,24 @@ fn home(version: &str) -> PathBuf {
     node(version).ancestors().nth(2).expect("bin/node").to_owned()
 }
 
+/// Where a machine has `tests/js`.
+pub(crate) const JS: &str = "/srv/js";
+
+/// What every machine has: cohortd and `tests/js`.
+pub(crate) fn installed(js: &Path) -> [(&Path, &'static str); 3] {
+    [
+        (js, JS),
+        (env!("CARGO_BIN_EXE_cohortd").as_ref(), "/usr/bin/cohortd"),
+        (env!("CARGO_BIN_EXE_cohortctl").as_ref(), "/usr/bin/cohortctl"),
+    ]
+}
+
 impl Host {
     fn new<M: Machine + 'static>(boot: impl FnOnce(&[(&Path, &str)]) -> M) -> Host {
-        let machine = boot(&[
-            (&home(NODE), "/opt/node"),
-            (&js(), "/srv/js"),
-            (env!("CARGO_BIN_EXE_cohortd").as_ref(), "/usr/bin/cohortd"),
-            (env!("CARGO_BIN_EXE_cohortctl").as_ref(), "/usr/bin/cohortctl"),
-        ]);
-        Host { machine: Box::new(machine) }
+        let (node, js) = (home(NODE), js());
+        let mut binds = installed(&js).to_vec();
+        binds.push((&node, "/opt/node"));
+        Host { machine: Box::new(boot(&binds)) }
     }
 
     pub(crate) fn run(&self, command: &str) -> Output {

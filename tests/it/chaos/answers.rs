@@ -1,11 +1,11 @@
 //! What `cohortctl` is answered while everything goes wrong, and whether it is the truth.
 
-use std::process::Command;
 use std::thread::{self, JoinHandle};
 
 use super::decisions::{Fault, Release};
 use super::history::History;
 use super::{now, number_after};
+use crate::app::cohortctl;
 
 /// Everything that has been in the app's file, by number, and since when (ms since 1970).
 #[derive(Debug, Default)]
@@ -31,12 +31,12 @@ impl Releases {
 /// What a command was answered.
 #[derive(Debug)]
 pub(super) struct Answer {
-    command: &'static str,
-    number: Option<usize>,
-    from: u64,
-    at: u64,
-    code: Option<i32>,
-    said: String,
+    pub(super) command: &'static str,
+    pub(super) number: Option<usize>,
+    pub(super) from: u64,
+    pub(super) at: u64,
+    pub(super) code: Option<i32>,
+    pub(super) said: String,
 }
 
 /// Runs `cohortctl COMMAND APP [NUMBER]`.
@@ -44,11 +44,9 @@ pub(super) fn ask(app: &str, command: &'static str, number: Option<usize>) -> Jo
     let app = app.to_owned();
     thread::spawn(move || {
         let from = now();
-        let output = Command::new(env!("CARGO_BIN_EXE_cohortctl"))
-            .args([command, &app])
-            .args(number.map(|number| number.to_string()))
-            .output()
-            .expect("cohortctl starts");
+        let mut line = cohortctl();
+        line.args([command, &app]).args(number.map(|number| number.to_string()));
+        let output = line.output().expect("cohortctl starts");
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said).into_owned();
         Answer { command, number, from, at: now(), code: output.status.code(), said }
@@ -56,6 +54,14 @@ pub(super) fn ask(app: &str, command: &'static str, number: Option<usize>) -> Jo
 }
 
 impl Answer {
+    /// The command, and how it ended.
+    pub(super) fn kind(&self) -> String {
+        match self.code {
+            Some(code) => format!("{} {code}", self.command),
+            None => format!("{} killed", self.command),
+        }
+    }
+
     /// Why it is not true, if it is not.
     pub(super) fn lie(&self, history: &History, releases: &Releases) -> Option<String> {
         let why = match (self.command, self.code) {
@@ -70,8 +76,8 @@ impl Answer {
                 let is_other = other.is_some_and(|n| Some(n as usize) != self.number);
                 (!is_other).then_some("no reason")
             }
-            ("reload", Some(0)) => self.success(history, releases),
-            ("reload", Some(1)) => self.failure(history, releases),
+            ("reload" | "systemctl reload", Some(0)) => self.success(history, releases),
+            ("reload" | "systemctl reload", Some(1)) => self.failure(history, releases),
             _ => Some("an exit code that it does not have"),
         };
         why.map(|why| format!("{why}: {self:?}"))

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::app::{App, js, kill, node};
+use crate::app::{js, kill, node};
 use crate::reload::Load;
 
 /// `tests/js/clients/chaos.js`.
@@ -18,10 +18,10 @@ pub(super) struct Storm {
 }
 
 impl Storm {
-    pub(super) fn start(app: &App) -> Storm {
+    pub(super) fn start(url: &str) -> Storm {
         let mut child = Command::new(node("node20"))
             .arg(js().join("clients/chaos.js"))
-            .arg(app.url())
+            .arg(url)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -69,8 +69,8 @@ impl Drop for Storm {
 }
 
 /// Clients connect, are stopped in their tracks, and some ms later killed.
-pub(super) fn vanish(app: &App, silent: u64) -> JoinHandle<()> {
-    let url = app.url();
+pub(super) fn vanish(url: &str, silent: u64) -> JoinHandle<()> {
+    let url = url.to_owned();
     thread::spawn(move || {
         let clients = Load::of("vanish.js", &[&url], &[]);
         kill("STOP", clients.pid());

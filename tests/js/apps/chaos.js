@@ -31,14 +31,16 @@ routes["/exit"] = struck("exit", (url) => process.exit(Number(url.searchParams.g
 const { "/crash": crash } = routes;
 routes["/crash"] = (req, res) => { say("struck", { how: "crash" }); crash(req, res); };
 
+// In Perl, which every Debian has.
 const notify = `
-import os, socket
-socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+use Socket;
+socket(my $socket, AF_UNIX, SOCK_DGRAM, 0) or die "socket: $!";
+send($socket, "READY=1", 0, pack_sockaddr_un($ENV{NOTIFY_SOCKET})) or die "send: $!";
 `;
 if (FAULT === "idle") {
   setInterval(() => {}, 1000);
 } else {
   require("./sio");
   if (READY === "message") process.send("ready");
-  if (READY === "notify") execFile("python3", ["-c", notify], (error) => error && console.error(error));
+  if (READY === "notify") execFile("perl", ["-e", notify], (error) => error && console.error(error));
 }

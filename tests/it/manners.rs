@@ -387,14 +387,14 @@ fn the_access_log_comes_and_goes_with_a_reload_and_nobody_has_to_read_it() {
     let mut app = spec.start();
     let asked = |target: &str| assert_eq!(Wire::open(app.address()).get(target).status, 200);
     asked("/before");
-    app.configure(&spec.clone().more(LOGGED));
+    spec.clone().more(LOGGED).write(app.file());
     ok(&app, &["reload"]);
     asked("/with");
     assert!(until(|| !lines(&app, "/with").is_empty()), "{}", app.log());
-    app.configure(&spec);
+    spec.write(app.file());
     ok(&app, &["reload"]);
     asked("/without");
-    app.configure(&spec.clone().more(LOGGED));
+    spec.clone().more(LOGGED).write(app.file());
     ok(&app, &["reload"]);
     asked("/last");
     app.signal("TERM");

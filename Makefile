@@ -3,7 +3,9 @@
 CHAT = examples/chat
 PACKAGES = tests/rig/packages
 
-.PHONY: help demo build install test chaos test-setup ci fmt lint doc deny clean
+export PATH := $(PATH):/usr/sbin:/sbin
+
+.PHONY: help demo build install test chaos bench test-setup ci fmt lint doc deny clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -33,6 +35,12 @@ test-setup: ## Install what the tests need: Debian, npm and pip packages, cargo-
 	for app in chat sticky get-started; do npm ci --prefix examples/$$app --no-fund --no-audit || exit 1; done
 	cargo nextest --version >/dev/null 2>&1 || cargo install cargo-nextest --locked
 
+bench: ## Measure it beside nginx, HAProxy, PM2 and @socket.io's own, and write docs/benchmarks.md
+	$(PACKAGES) cc:gcc npm:npm nginx:nginx haproxy:haproxy wrk:wrk
+	npm ci --prefix benches/peers --no-fund --no-audit
+	cargo build --release --locked
+	exec benches/peers/node_modules/node24/bin/node benches/run.js
+
 ci: ## What has to pass before a change lands
 	.ci/run
 
@@ -51,4 +59,4 @@ deny: ## Licences, sources and duplicates of dependencies
 
 clean: ## Remove what was built and installed here
 	cargo clean
-	rm -rf tests/js/node_modules tests/py/.venv examples/*/node_modules
+	rm -rf benches/peers/node_modules tests/js/node_modules tests/py/.venv examples/*/node_modules

@@ -74,7 +74,7 @@ const idle = async (at, seconds, { sockets }) => {
       await said(child, n);
     } catch (e) {
       if (!last) throw e;
-      got.why = `${n} WebSockets (${e.message})`;
+      got.why = `${n} idle: ${e.message}`;
       break;
     }
     const stop = meter(at, () => 0);
@@ -89,7 +89,7 @@ const idle = async (at, seconds, { sockets }) => {
   Object.assign(got, { perSocket: perSocket("resident"), descriptorsPerSocket: perSocket("descriptors") });
   child.stdin.end();
   await child.ended;
-  if (!child.failed) got.why = failures(JSON.parse(child.said.trim().split("\n").pop()));
+  if (!child.failed) got.why = [got.why, failures(JSON.parse(child.said.trim().split("\n").pop()))].filter(Boolean).join("; ");
   return got;
 };
 

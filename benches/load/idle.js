@@ -1,10 +1,10 @@
 // Idle Socket.IO WebSockets: idle.js PORT. Each number on standard input is how many there shall be, and is printed when
-// they are; at its end, what has failed meanwhile. A connect that fails is tried again, but not a hundred times.
+// they are; at its end, what has failed meanwhile. A connect that fails is tried again, up to MOST_FAILURES in all.
 const { websocket } = require("./client");
 
 const port = Number(process.argv[2]);
 const CONCURRENCY = 32;
-const MOST_FAILURES = 100;
+const MOST_FAILURES = 50;
 let tries = 0;
 let opened = 0;
 const errors = {};

@@ -13,6 +13,10 @@ use cohortd::worker::cgroup::Delegated;
 use cohortd::worker::spawn;
 use cohortd::{exit, log, systemd};
 
+/// A request through us takes some dozens of allocations (`docs/decisions`, 27).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// PM2's cluster mode, done by systemd: runs, routes to and relays between the workers of one app.
 #[derive(Parser)]
 #[command(version, propagate_version = true)]

@@ -121,6 +121,8 @@ module.exports = {
   port: { title: "the same workers, sharing the port (`SO_REUSEPORT`)", start: direct({ REUSE_PORT: "1" }) },
   cohortd: { title: "**cohortd**", start: cohortd() },
   cohortdw2: { title: "**cohortd**, workers with sticky 2", start: cohortd("", "sticky2") },
+  handoff: { title: "**cohortd**, `handoff`", start: cohortd('[route]\ndeliver = "handoff"\npreserve_client_ip = true') },
+  shared: { title: "**cohortd**, `shared`", start: cohortd('[route]\ndeliver = "shared"\npreserve_client_ip = true') },
   nginx: { title: "nginx", start: nginx },
   haproxy: { title: "HAProxy", start: haproxy },
   cluster: { title: "Node's cluster, round robin", start: primary() },

@@ -98,7 +98,7 @@ const rest = async ({ routers, cold }) => ({ cold, resident: resident(routers) }
 const SOCKETIO = ["direct", "cohortd", "nginx", "sticky2", "siopm2"];
 module.exports = [
   {
-    name: "http", app: "http", workers: 2, contestants: ["direct", "port", "cohortd", "nginx", "haproxy", "cluster", "pm2"],
+    name: "http", app: "http", workers: 2, contestants: ["direct", "port", "cohortd", "handoff", "shared", "nginx", "haproxy", "cluster", "pm2"],
     loads: { "keep-alive": wrk(), "new connections": wrk("Connection: close") },
   },
   {

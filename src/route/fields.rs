@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use super::front::FORWARDED_FOR;
+use super::choose::FORWARDED_FOR;
 use super::peer::Peer;
 use crate::config::Forwarded;
 

@@ -8,7 +8,9 @@ use std::os::fd::OwnedFd;
 use tokio_util::either::Either;
 
 use super::affinity::Affinity;
-use super::front::{Front, Work, refuse};
+use super::arrive::refuse;
+use super::choose::Work;
+use super::front::Front;
 use super::given::Speaks;
 use super::head::Session;
 use super::tunnel;

@@ -1,14 +1,19 @@
 //! The front-end: from a client's connection to the worker that has to serve it.
 //!
 //! ```text
-//! front: accept ─▶ admission ─▶ peek (head) ─┬─▶ handoff  WebSocket, TLS, or by deliver: the connection goes
-//!                                            └─▶ proxy    each request by its own session (table)
+//! arrive: accept ─▶ admission ─▶ peek (head) ─┬─▶ handoff  WebSocket, TLS, or by `deliver`: ─┬─▶ worker
+//!                                             │            the connection goes (given)      │
+//!                                             └─▶ proxy    each request by its own session ─┘
+//!                                                          (choose, table)
+//! worker is drained: take_back, disconnect
 //! ```
 
 mod access_log;
 mod admission;
 pub mod affinity;
+mod arrive;
 mod check;
+mod choose;
 mod disconnect;
 mod download;
 mod fields;

@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::access_log::Entry;
 use super::affinity::{Affinity, COOKIE};
+use super::choose::{FORWARDED_FOR, Work};
 use super::download::{Download, Lease};
 use super::fields::{identify, introduce, strip_hop_by_hop, words};
-use super::front::{FORWARDED_FOR, Front, LongPoll, Settings, Work};
+use super::front::{Front, LongPoll, Settings};
 use super::head::{self, MAX_HEADERS, Session};
 use super::idle::Lane;
 use super::peer::{Ends, Peer};

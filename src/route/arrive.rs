@@ -1,0 +1,242 @@
+//! Accepts clients' connections, looks at how each begins, and serves it or hands it over.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::error::Elapsed;
+use tokio_util::either::Either;
+
+use super::affinity::Affinity;
+use super::front::{Front, Settings};
+use super::given::{Origin, Speaks};
+use super::head::{self, Opening, Refusal, Session};
+use super::peek::peek;
+use super::peer::Peer;
+use super::upstream::ListenerId;
+use super::{handoff, proxy, proxy_protocol};
+use crate::config::{Deliver, Network, Protocol, Route};
+use crate::listen::{Client, Listener, Place};
+
+/// How long a client that has been accepted may take to begin when no more are.
+const LAST_CALL: Duration = Duration::from_secs(2);
+
+/// After a refusal, how long and how much is still read so that the client gets to see it.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 1 << 20;
+
+/// Out of descriptors or memory: how long until the next try. The kernel keeps the connections.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+impl Front {
+    /// Accepts connections until [`Front::stop`]; then the socket is closed.
+    pub fn accept(self: &Arc<Self>, id: ListenerId, listener: Listener) {
+        self.accepting.spawn(self.clone().accept_from(id, listener));
+    }
+
+    async fn accept_from(self: Arc<Self>, id: ListenerId, listener: Listener) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = std::future::poll_fn(|context| listener.poll_accept(context)) => accepted,
+                () = self.stop.cancelled() => return,
+            };
+            match accepted {
+                Ok((client, address)) => {
+                    let peer = Peer { address, trusted: self.trusts(address) };
+                    let connection = self.clone().connection(id, client, peer);
+                    self.connections.spawn(connection);
+                }
+                Err(e) if is_the_clients(&e) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "can't accept connections for a moment");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Ends a moment after the front-end has stopped: a client that was accepted just before then
+    /// is about to say what it wants.
+    async fn last_call(&self) {
+        self.stop.cancelled().await;
+        tokio::time::sleep(LAST_CALL).await;
+    }
+
+    fn trusts(&self, address: Option<SocketAddr>) -> bool {
+        match address {
+            Some(address) => self.settings().route.trusted.iter().any(|n| n.contains(address.ip())),
+            None => self.settings().route.trusted.contains(&Network::Loopback),
+        }
+    }
+
+    async fn connection(self: Arc<Self>, listener: ListenerId, mut client: Client, peer: Peer) {
+        let settings = self.settings();
+        let Settings { route, limits, .. } = &*settings;
+        let Some(peer) = self.introduced(&settings, &mut client, peer).await else { return };
+        // A proxy has many clients.
+        let one = peer.address.filter(|_| !peer.trusted).map(|address| address.ip());
+        let Some(_place) = self.admission.admit(limits, one) else {
+            if route.protocol == Protocol::Http {
+                refuse(&mut client, "503 Service Unavailable").await;
+            }
+            return;
+        };
+        if route.protocol == Protocol::Tcp {
+            let affinity = self.affinity(route, peer, |_| std::iter::empty());
+            let session = &Session::None;
+            return handoff::hand_over(&self, listener, client, session, affinity, Speaks::Other)
+                .await;
+        }
+        let opening = self.in_time(limits.head_timeout, self.opening(&settings, &client, peer));
+        match opening.await {
+            Ok(Ok(opening)) => self.begin(&settings, listener, client, peer, opening).await,
+            Ok(Err(_)) => {} // it went away
+            Err(_late) => refuse(&mut client, Refusal::Late.status()).await,
+        }
+    }
+
+    /// A connection that was taken back from a worker between two requests.
+    pub(super) async fn next_request(
+        self: Arc<Self>,
+        listener: ListenerId,
+        client: Client,
+        peer: Peer,
+    ) {
+        let settings = self.settings();
+        let stopped = self.stop.is_cancelled();
+        let limit = if stopped { Duration::ZERO } else { settings.limits.idle };
+        let opening = self.in_time(limit, self.opening(&settings, &client, peer));
+        if let Ok(Ok(opening)) = opening.await {
+            self.begin(&settings, listener, client, peer, opening).await;
+        }
+    }
+
+    /// What a client wants first, and where that belongs.
+    async fn opening(
+        &self,
+        Settings { route, limits, .. }: &Settings,
+        client: &Client,
+        peer: Peer,
+    ) -> io::Result<(Opening, Affinity)> {
+        let read = |bytes: &[u8]| match head::look(bytes, limits.head_size) {
+            Opening::Partial => None,
+            opening => Some((opening, self.affinity_of_head(route, peer, bytes))),
+        };
+        peek(client, limits.head_size, read).await
+    }
+
+    /// Serves a connection that begins so, or hands it over.
+    async fn begin(
+        self: &Arc<Self>,
+        settings: &Settings,
+        listener: ListenerId,
+        mut client: Client,
+        peer: Peer,
+        (opening, affinity): (Opening, Affinity),
+    ) {
+        let (session, speaks) = match opening {
+            // One that can't be handed over is tunnelled.
+            Opening::Upgrade(session) if self.hands_over => (session, Speaks::WebSocket),
+            Opening::Whole => (Session::None, Speaks::Other),
+            Opening::Request(session) if self.hands_over_requests(&settings.route) => {
+                (session, Speaks::Http(Some(Arc::new(Origin { listener, peer }))))
+            }
+            Opening::Request(_) | Opening::Upgrade(_) => {
+                let limits = &settings.limits;
+                return proxy::serve(self.clone(), listener, client, peer, limits, &self.stop)
+                    .await;
+            }
+            Opening::Refused(refusal) => return refuse(&mut client, refusal.status()).await,
+            Opening::Partial => return,
+        };
+        handoff::hand_over(self, listener, client, &session, affinity, speaks).await;
+    }
+
+    /// Where a connection came from that a worker has accepted itself.
+    pub(super) fn origin_of(&self, client: &Client) -> Origin {
+        let (address, local) = match client {
+            Either::Left(stream) => (stream.peer_addr().ok(), stream.local_addr().ok()),
+            Either::Right(_) => (None, None),
+        };
+        let at = |place: &Place| match (local, place.addr) {
+            (Some(local), Some(addr)) => local.port() == addr.port(),
+            (None, None) => true,
+            _ => false,
+        };
+        let listener = ListenerId(self.places.iter().position(at).unwrap_or_default());
+        Origin { listener, peer: Peer { address, trusted: self.trusts(address) } }
+    }
+
+    /// Whether requests go to their worker with their connection. Where @socket.io/sticky takes
+    /// connections they don't: its sessions have to be told apart request by request.
+    fn hands_over_requests(&self, route: &Route) -> bool {
+        route.deliver != Deliver::Auto && !self.workers.borrow().iter().any(|u| u.is_sticky())
+    }
+
+    /// Who the client is, when a proxy has said it where it has to. `None`: it has not.
+    async fn introduced(
+        &self,
+        settings: &Settings,
+        client: &mut Client,
+        proxy: Peer,
+    ) -> Option<Peer> {
+        static SAID: Once = Once::new();
+        if !settings.route.proxy_protocol || !proxy.trusted {
+            return Some(proxy);
+        }
+        match self.in_time(settings.limits.head_timeout, proxy_protocol::take(client)).await {
+            Ok(Ok(Some(address))) => {
+                Some(Peer { address: Some(address), trusted: self.trusts(Some(address)) })
+            }
+            Ok(Ok(None)) => Some(proxy),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Other => {
+                SAID.call_once(|| {
+                    tracing::warn!(proxy = ?proxy.address, "a connection of a trusted proxy was \
+                        closed: it has no PROXY header, and [route] proxy_protocol is on (said \
+                        once)");
+                });
+                None
+            }
+            Ok(Err(_)) | Err(_) => None, // it went away
+        }
+    }
+
+    /// Waits for what a client has to say first, but not for ever.
+    async fn in_time<T>(
+        &self,
+        limit: Duration,
+        said: impl Future<Output = io::Result<T>>,
+    ) -> Result<io::Result<T>, Elapsed> {
+        tokio::select! {
+            said = tokio::time::timeout(limit, said) => said,
+            () = self.last_call() => Ok(Err(io::ErrorKind::ConnectionAborted.into())),
+        }
+    }
+}
+
+/// Errors of one connection that was gone before it was accepted.
+fn is_the_clients(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+/// Says why, and reads on for a moment: closing on unread bytes would take the answer back.
+pub(super) async fn refuse(client: &mut Client, status: &str) {
+    let answer = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    let said = async {
+        client.write_all(answer.as_bytes()).await?;
+        client.shutdown().await?;
+        let mut ignored = vec![0; 16 << 10];
+        let mut left = LINGER_BYTES;
+        while left > 0 {
+            match client.read(&mut ignored).await? {
+                0 => break,
+                n => left = left.saturating_sub(n),
+            }
+        }
+        Ok::<_, io::Error>(())
+    };
+    let _ = tokio::time::timeout(LINGER, said).await;
+}

@@ -1,0 +1,198 @@
+//! Chooses the worker for a request: that of its session, that of the slot where it belongs, or one
+//! by load.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use hyper::header::{HeaderMap, HeaderValue};
+
+use super::admission::network_of;
+use super::affinity::{self, Affinity};
+use super::front::{Front, lock};
+use super::head::{self, Session};
+use super::peer::Peer;
+use super::table::{less_loaded, weighed};
+use super::upstream::{ListenerId, Upstream};
+use crate::config::{Balance, Route, Sticky};
+use crate::worker::WorkerId;
+
+/// A worker answers a client before it reports the new session: so long a request for an unknown
+/// session may wait for the report.
+const PARK: Duration = Duration::from_millis(250);
+
+/// How many requests may wait like that; more are routed as if their session were unknown.
+const MAX_PARKED: usize = 4096;
+
+/// Where proxies say who their client is.
+pub(super) const FORWARDED_FOR: &str = "x-forwarded-for";
+
+/// A worker that is preferred gets no more than so many times its share of the load.
+const MAX_SHARE: usize = 3;
+
+/// What a worker is chosen for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    /// A request that another worker could do again.
+    Repeatable,
+    /// One that must not be done twice: not for a worker on trial.
+    Once,
+    /// Something that stays with its worker: rather not for one that will soon be replaced, or the
+    /// client would have to move twice.
+    Lasting,
+}
+
+impl Front {
+    /// Where a request belongs by what it brings along; `header` gives the values of one.
+    pub(super) fn affinity<'h, I: Iterator<Item = &'h [u8]> + Clone>(
+        &self,
+        route: &Route,
+        peer: Peer,
+        header: impl Fn(&str) -> I,
+    ) -> Affinity {
+        match &route.sticky {
+            Sticky::Off | Sticky::Sessions => Affinity::Anywhere,
+            Sticky::Cookie(name) => affinity::by_cookie(header("cookie"), name),
+            Sticky::Header(name) => affinity::by(header(name).next()),
+            Sticky::Address => {
+                let address = route.client(peer.address.map(|a| a.ip()), header(FORWARDED_FOR));
+                affinity::by(address.map(network_of).as_deref())
+            }
+        }
+    }
+
+    pub(super) fn affinity_of_head(&self, route: &Route, peer: Peer, head: &[u8]) -> Affinity {
+        self.affinity(route, peer, |name| head::values(head, name).into_iter())
+    }
+
+    /// Where a request belongs by its headers.
+    pub(super) fn affinity_of(&self, headers: &HeaderMap, peer: Peer) -> Affinity {
+        let values = |name: &str| headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
+        self.affinity(&self.settings().route, peer, |name| {
+            values(name).collect::<Vec<_>>().into_iter()
+        })
+    }
+
+    /// Whether clients without a place get one by a cookie.
+    pub(super) fn issues_cookies(&self) -> bool {
+        matches!(self.settings().route.sticky, Sticky::Cookie(_))
+    }
+
+    /// The worker for a request: its session's, or that of the slot where it belongs, or else one by
+    /// load. `None` when none is ready within `[route] queue`.
+    pub(super) async fn choose(
+        &self,
+        listener: ListenerId,
+        session: &Session,
+        affinity: Affinity,
+        work: Work,
+    ) -> Option<Arc<Upstream>> {
+        let settings = self.settings();
+        if settings.route.sticky != Sticky::Off
+            && let Session::Of(sid) = session
+            && let Some(id) = self.session_worker(sid).await
+            && let Some(upstream) = self.workers.borrow().iter().find(|u| u.worker.id == id)
+        {
+            return Some(upstream.clone());
+        }
+        let balance = settings.route.balance;
+        if let Some(upstream) = self.pick(listener, balance, affinity, work) {
+            return Some(upstream);
+        }
+        let mut changes = self.workers.subscribe();
+        let waiting = async {
+            loop {
+                if let Some(upstream) = self.pick(listener, balance, affinity, work) {
+                    return Some(upstream);
+                }
+                changes.changed().await.ok()?;
+            }
+        };
+        tokio::time::timeout(settings.route.queue, waiting).await.ok().flatten()
+    }
+
+    /// Whether a session was ended, or one of a worker that is gone.
+    pub(super) fn is_over(&self, session: &Session) -> bool {
+        let Session::Of(sid) = session else { return false };
+        let mut sessions = lock(&self.sessions);
+        let worker = sessions.find(sid, self.begun.elapsed());
+        if sessions.is_ended(sid) {
+            return true;
+        }
+        drop(sessions);
+        worker.is_some_and(|id| !self.workers.borrow().iter().any(|u| u.worker.id == id))
+    }
+
+    fn pick(
+        &self,
+        listener: ListenerId,
+        balance: Balance,
+        affinity: Affinity,
+        work: Work,
+    ) -> Option<Arc<Upstream>> {
+        let workers = self.workers.borrow();
+        let sessions = lock(&self.sessions);
+        // A session may have a connection of its own.
+        let load = |u: &Arc<Upstream>| u.in_flight() + sessions.count(u.worker.id).max(u.given());
+        let mut candidates: Vec<&Arc<Upstream>> =
+            workers.iter().filter(|u| u.takes_new(listener)).collect();
+        // Who belongs somewhere does so with all of its requests.
+        if work != Work::Repeatable || affinity != Affinity::Anywhere {
+            prefer(&mut candidates, |u| !u.is_on_trial());
+        }
+        let slot = match affinity {
+            Affinity::Anywhere => None,
+            Affinity::Slot(slot) => Some(slot),
+            Affinity::Key(key) => affinity::slot_of(key, candidates.iter().map(|u| u.worker.slot)),
+        };
+        if let Some(slot) = slot {
+            prefer(&mut candidates, |u| u.worker.slot == slot);
+            prefer(&mut candidates, |u| !u.is_to_go());
+        } else if work == Work::Lasting {
+            let most = MAX_SHARE * candidates.iter().map(|u| load(u)).sum::<usize>();
+            let n = candidates.len();
+            prefer(&mut candidates, |u| !u.is_to_go() && load(u) * n <= most);
+        }
+        let n = candidates.len();
+        let at = match balance {
+            Balance::RoundRobin => (n > 0).then(|| self.turn.fetch_add(1, Ordering::Relaxed) % n),
+            Balance::LeastLoaded => less_loaded(n, fastrand::u64(..), |at| {
+                weighed(load(candidates[at]), candidates[at].started())
+            }),
+        };
+        Some(candidates[at?].clone())
+    }
+
+    /// The worker of a session; waits a moment for one that nobody has reported yet.
+    async fn session_worker(&self, sid: &str) -> Option<WorkerId> {
+        let find = || lock(&self.sessions).find(sid, self.begun.elapsed());
+        if let Some(id) = find() {
+            return Some(id);
+        }
+        let waiting = {
+            let mut parked = lock(&self.parked);
+            if parked.len() >= MAX_PARKED {
+                return None;
+            }
+            parked.entry(sid.to_owned()).or_default().clone()
+        };
+        let notified = waiting.notified();
+        tokio::pin!(notified);
+        notified.as_mut().enable();
+        // It may have been reported since the first look.
+        let id = find();
+        if id.is_some() {
+            return id;
+        }
+        let _ = tokio::time::timeout(PARK, notified).await;
+        lock(&self.parked).remove(sid);
+        find()
+    }
+}
+
+/// Keeps those of which it is so, unless that leaves none.
+fn prefer(candidates: &mut Vec<&Arc<Upstream>>, is_so: impl Fn(&Arc<Upstream>) -> bool) {
+    if candidates.iter().any(|u| is_so(u)) {
+        candidates.retain(|u| is_so(u));
+    }
+}

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::app::{App, NODES, Spec, until};
 use crate::raw::{Answer, Wire, descriptors, get};
 use crate::reload::{Load, ok};
+use crate::systemd::on_each;
 
 const WAYS: [&str; 2] = ["handoff", "shared"];
 
@@ -246,3 +247,26 @@ fn workers_listen_wherever_the_app_does() {
 
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\
     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+#[test]
+fn a_service_delivers_so_too() {
+    on_each(|host| {
+        for way in WAYS {
+            host.add("myapp", "/srv/js/apps/web.js", "8080");
+            let file = "/etc/cohortd/myapp.toml";
+            let text = format!("{}\n{}", host.ok(&format!("cat {file}")), toml(way, ""));
+            host.write(file, &text);
+            host.ok("systemctl start myapp@cluster");
+            let load = host.clients("load", "load.js http://127.0.0.1:8080/raw");
+            for _ in 0..3 {
+                host.ok("systemctl reload myapp");
+            }
+            let seen = load.stop();
+            assert_eq!(seen["failures"], json!({}), "{way}: {seen}");
+            assert_eq!(host.journal("-p warning"), "-- No entries --", "{way}");
+            host.ok("systemctl stop myapp");
+            host.ok("cohortctl remove myapp");
+            host.ok(&format!("rm {file}"));
+        }
+    });
+}

@@ -27,6 +27,15 @@ pub fn folder(app: &str) -> io::Result<PathBuf> {
     Ok(folder)
 }
 
+/// Removes an app's folder in the end, if nothing is in it. What systemd has made it removes itself.
+pub fn leave(app: &str) {
+    if std::env::var_os("RUNTIME_DIRECTORY").is_none()
+        && let Some(folder) = candidates(app).into_iter().next()
+    {
+        let _ = fs::remove_dir(folder); // another run of the app may be using it
+    }
+}
+
 /// Where a file is to be that workers read and nobody else has to find. Root's can be read by every
 /// user: a worker may give root up.
 ///

@@ -11,7 +11,7 @@ use cohortd::listen::{self, Inherited, Socket};
 use cohortd::supervisor::{self, Handle, Output, RunError};
 use cohortd::worker::cgroup::Delegated;
 use cohortd::worker::spawn;
-use cohortd::{exit, log, systemd};
+use cohortd::{exit, log, places, systemd};
 
 /// A request through us takes some dozens of allocations (`docs/decisions`, 27).
 #[global_allocator]
@@ -105,7 +105,11 @@ fn run(file: &std::path::Path, output: Output) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return exit::failed(&error),
     };
-    match runtime.block_on(run_with_control(config, sockets, output, delegated)) {
+    let app = config.app.clone();
+    let ended = runtime.block_on(run_with_control(config, sockets, output, delegated));
+    drop(runtime); // and with it what is in the app's folder
+    places::leave(&app);
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::failed(&error),
     }

@@ -318,7 +318,8 @@ impl Run {
         must(!history.panicked, "cohortd panicked".into());
         let left = processes::of_app(self.app.name());
         must(left.is_empty(), format!("processes are left: {left:?}"));
-        must(self.sockets() == 0, format!("{} sockets are left", self.sockets()));
+        let folder = self.folder();
+        must(!folder.exists(), format!("{} is left", folder.display()));
 
         let reloads = |well: bool| history.outcomes.values().filter(|o| o.is_ok() == well).count();
         let summary = json!({

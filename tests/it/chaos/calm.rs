@@ -1,7 +1,8 @@
 //! Nothing goes wrong any more: how it should be then, and whether it comes to be so.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -119,9 +120,13 @@ impl Run {
             && workers.iter().all(is_well)
     }
 
-    /// In the app's folder below `/run`.
+    /// In the app's folder below `/run`, where its user may have a file for the workers as well.
     pub(super) fn sockets(&self) -> usize {
-        let folder = Path::new("/run/cohortd").join(self.app.name());
-        fs::read_dir(folder).map_or(0, Iterator::count)
+        let is_socket = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_socket());
+        fs::read_dir(self.folder()).map_or(0, |all| all.flatten().filter(is_socket).count())
+    }
+
+    pub(super) fn folder(&self) -> PathBuf {
+        Path::new("/run/cohortd").join(self.app.name())
     }
 }

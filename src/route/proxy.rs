@@ -1,7 +1,6 @@
 //! Forwards the requests of a connection, each to the worker of its own session.
 
-use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +10,8 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio_util::sync::CancellationToken;
 
 use super::access_log::Entry;
@@ -80,6 +81,8 @@ struct Requests {
     listener: ListenerId,
     peer: Peer,
     ends: Ends,
+    /// Of the last chunked body, if it is not known yet whether it has ended without trailers.
+    last_end: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 /// Serves a client's connection until it ends, or to the end of its request when `stop` comes.
@@ -92,11 +95,16 @@ pub(super) async fn serve(
     stop: &CancellationToken,
 ) {
     let begun = CancellationToken::new();
-    let requests = Requests { front, listener, peer, ends: Ends::of(&client, peer) };
+    let requests = Requests {
+        front,
+        listener,
+        peer,
+        ends: Ends::of(&client, peer),
+        last_end: Mutex::default(),
+    };
     let service = service_fn(|request| {
         begun.cancel();
-        let answer = requests.log(request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        requests.next(request)
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -121,6 +129,38 @@ pub(super) async fn serve(
 type Answer = Response<Either<Download, Full<Bytes>>>;
 
 impl Requests {
+    /// Answers a request, unless one could argue about where it begins: hyper looks for the end of
+    /// trailers where it doesn't look for their lines, and takes a request behind a bare LF for one
+    /// of them. What comes after trailers is therefore not read.
+    async fn next(&self, request: Request<Incoming>) -> Result<Answer, Broken> {
+        let last_end = self.last_end().take();
+        if let Some(end) = last_end {
+            let settings = self.front.settings();
+            let ended = tokio::time::timeout(settings.limits.body_timeout, end).await;
+            if !matches!(ended, Ok(Ok(()))) {
+                return Err(Broken::Malformed);
+            }
+        }
+        Ok(self.log(request).await)
+    }
+
+    fn last_end(&self) -> MutexGuard<'_, Option<oneshot::Receiver<()>>> {
+        self.last_end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this request's body had trailers, or did not come to its end.
+    fn ends_in_doubt(&self) -> bool {
+        let mut end = self.last_end();
+        match end.as_mut().map(oneshot::Receiver::try_recv) {
+            Some(Ok(())) => {
+                *end = None;
+                false
+            }
+            Some(Err(TryRecvError::Closed)) => true,
+            Some(Err(TryRecvError::Empty)) | None => false,
+        }
+    }
+
     /// Names a request, if that is wanted, answers it, and sees to its line in the access log.
     async fn log(&self, mut request: Request<Incoming>) -> Answer {
         let settings = self.front.settings();
@@ -179,7 +219,10 @@ impl Requests {
         let is_session = matches!(session, Session::Of(_));
         let is_poll = is_session && upgrade.is_none() && request.method() == Method::GET;
         let (head, body) = request.into_parts();
-        let body = match Upload::of(body, &settings.limits) {
+        let is_chunked = body.size_hint().exact().is_none();
+        let (end, ended) = is_chunked.then(oneshot::channel).unzip();
+        *self.last_end() = ended;
+        let body = match Upload::of(body, &settings.limits, end) {
             Ok(body) => body,
             Err(broken) => return refusal(broken.status(), &broken.to_string()),
         };
@@ -203,7 +246,7 @@ impl Requests {
                     issue_cookie(response.headers_mut(), affinity, lease.upstream.worker.slot);
                 }
                 let unread = response.status() == StatusCode::BAD_REQUEST && keep.is_none();
-                if upgrade.is_some() || unread {
+                if upgrade.is_some() || unread || self.ends_in_doubt() {
                     // What follows on the connection may not be meant as a request: the worker, too,
                     // reads no further.
                     let headers = response.headers_mut();

@@ -1,14 +1,15 @@
 //! A request's body on its way to a worker.
 
 use std::error::Error as _;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
 use hyper::StatusCode;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use crate::config::Limits;
@@ -58,24 +59,31 @@ struct Limited {
     timeout: Duration,
     /// Runs while nothing comes.
     late: Option<Pin<Box<Sleep>>>,
+    /// Told of its plain end; dropped at any other.
+    end: Option<oneshot::Sender<()>>,
 }
 
 impl Upload {
-    /// A body within these limits.
+    /// A body within these limits. `end` is told of an end without trailers, and dropped at any other.
     ///
     /// # Errors
     /// It says itself that it is too large.
-    pub(super) fn of(body: Incoming, limits: &Limits) -> Result<Upload, Broken> {
+    pub(super) fn of(
+        body: Incoming,
+        limits: &Limits,
+        end: Option<oneshot::Sender<()>>,
+    ) -> Result<Upload, Broken> {
         let left = limits.body_size.unwrap_or(usize::MAX);
         let too_large = body.size_hint().lower() > left as u64;
-        let upload = Upload(Some(Limited { body, left, timeout: limits.body_timeout, late: None }));
+        let timeout = limits.body_timeout;
+        let upload = Upload(Some(Limited { body, left, timeout, late: None, end }));
         if too_large { Err(Broken::TooLarge) } else { Ok(upload) }
     }
 }
 
 impl Limited {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        match Pin::new(&mut self.body).poll_frame(context) {
+        match self.frame(context) {
             Poll::Ready(frame) => {
                 self.late = None;
                 Poll::Ready(frame.map(|frame| self.count(frame.map_err(|_| Broken::Malformed)?)))
@@ -86,6 +94,24 @@ impl Limited {
                 late.as_mut().poll(context).map(|()| Some(Err(Broken::Late)))
             }
         }
+    }
+
+    /// What comes next, whatever the limits, and a word to `end`.
+    fn frame(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        match &polled {
+            Poll::Ready(None) => {
+                // It may be that nobody asks any more.
+                let _ = self.end.take().map(|end| end.send(()));
+            }
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() => {}
+            Poll::Ready(Some(_)) => self.end = None,
+            Poll::Pending => {}
+        }
+        polled
     }
 
     fn count(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, Broken> {
@@ -122,9 +148,11 @@ impl Body for Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        let body = self.0.take().map(|limited| limited.body);
-        if let Some(mut body) = body.filter(|body| !body.is_end_stream()) {
-            let rest = async move { while let Some(Ok(_)) = body.frame().await {} };
+        let limited = self.0.take();
+        if let Some(mut limited) = limited.filter(|limited| !limited.body.is_end_stream()) {
+            let rest = async move {
+                while let Some(Ok(_)) = poll_fn(|context| limited.frame(context)).await {}
+            };
             tokio::spawn(tokio::time::timeout(LINGER, rest));
         }
     }

@@ -359,7 +359,7 @@ fn ambiguous(request: &Request<Incoming>) -> bool {
         (Some(host), None, Some(target)) => {
             host.as_bytes().eq_ignore_ascii_case(target.as_str().as_bytes())
         }
-        (Some(_), None, None) => true,
+        (Some(host), None, None) => is_one_host(host.as_bytes()),
         (None, _, _) => request.version() == Version::HTTP_10,
         (Some(_), Some(_), _) => false,
     };
@@ -370,6 +370,11 @@ fn ambiguous(request: &Request<Incoming>) -> bool {
     // What follows such a head is a body for one and frames for the other.
     let upgrade_with_body = wants_websocket(request) && !request.body().is_end_stream();
     !one_host || !one_coding || upgrade_with_body || request.method() == Method::CONNECT
+}
+
+/// An app that makes a URL of it gets to this host, whoever reads it.
+fn is_one_host(host: &[u8]) -> bool {
+    !host.iter().any(|byte| byte.is_ascii_whitespace() || br"/\?#@".contains(byte))
 }
 
 enum Failure {

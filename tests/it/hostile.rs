@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use crate::app::{App, Spec, until};
 use crate::raw::{Bare, Wire, descriptors, memory};
 
-const LIMITS: &str = "[limits]\nhead_timeout = \"1s\"\nidle = \"2s\"\n";
+pub(crate) const LIMITS: &str = "[limits]\nhead_timeout = \"1s\"\nidle = \"2s\"\n";
 
 /// Follows each case on its connection: where its framing is read right, it is seen.
-const LAST: &str = "GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+pub(crate) const LAST: &str = "GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
 /// Hides in other requests' bodies and fields; no worker may ever see it.
-const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
+pub(crate) const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// Nothing more comes after so long without a byte, if nothing is slow.
 const QUIET: Duration = Duration::from_millis(60);
@@ -59,24 +59,24 @@ impl Health {
 
 /// A request as an app sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Seen {
-    method: String,
-    url: String,
-    length: u64,
+pub(crate) struct Seen {
+    pub(crate) method: String,
+    pub(crate) url: String,
+    pub(crate) length: u64,
     /// Its body came to its end.
-    ended: bool,
+    pub(crate) ended: bool,
 }
 
 /// What came of a connection's bytes.
-#[derive(Debug)]
-struct Outcome {
-    seen: Vec<Seen>,
-    statuses: Vec<u16>,
-    closed: bool,
+#[derive(Debug, Clone)]
+pub(crate) struct Outcome {
+    pub(crate) seen: Vec<Seen>,
+    pub(crate) statuses: Vec<u16>,
+    pub(crate) closed: bool,
 }
 
 /// Sends bytes on one connection and asks the app what it has seen of them.
-fn try_out(address: &str, bytes: &[u8], quiet: Duration) -> Outcome {
+pub(crate) fn try_out(address: &str, bytes: &[u8], quiet: Duration) -> Outcome {
     assert_eq!(Wire::open(address).get("/forget").status, 200);
     let mut wire = Wire::open(address);
     let _ = wire.try_send(bytes); // it may be closed already
@@ -118,7 +118,7 @@ fn statuses(answers: &[u8]) -> Vec<u16> {
 }
 
 /// Whether cohortd refused, or showed its worker what bare Node shows: `None`, or what is wrong.
-fn differs(through: &Outcome, bare: &Outcome) -> Option<String> {
+pub(crate) fn differs(through: &Outcome, bare: &Outcome) -> Option<String> {
     let mut seen = through.seen.as_slice();
     // Where Node closes with its refusal and cohortd knows the end of what it passed on, it goes on.
     if bare.seen.last().is_none_or(|b| b.url != "/last")

@@ -22,6 +22,7 @@ mod raw;
 mod reload;
 mod sdbox;
 mod service;
+mod smuggling;
 mod socketio;
 mod sticky;
 mod systemd;

@@ -26,7 +26,7 @@ mod pair;
 mod peek;
 mod peer;
 mod proxy;
-mod proxy_protocol;
+pub mod proxy_protocol;
 pub mod table;
 mod take_back;
 mod tunnel;

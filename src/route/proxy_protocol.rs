@@ -15,19 +15,34 @@ const MAX: usize = 4096;
 
 const BOTH: ParseConfig = ParseConfig { include_tlvs: false, allow_v1: true, allow_v2: true };
 
+/// Version 1 is a line of at most so many bytes.
+const MAX_LINE: usize = 107;
+
 /// Takes the header off a connection: the client's address, or `None` for one that the balancer
 /// has opened for itself, or where it doesn't know.
 ///
 /// # Errors
 /// The connection begins with something else, or ends.
 pub(super) async fn take(client: &mut Client) -> io::Result<Option<SocketAddr>> {
-    let read = |bytes: &[u8]| match ProxyHeader::parse(bytes, BOTH) {
-        Err(Error::BufferTooShort) if bytes.len() <= MAX => None,
-        read => {
-            Some(read.map(|(header, length)| (header.proxied_address().map(|a| a.source), length)))
-        }
-    };
     let (source, length) = peek(client, MAX, read).await?.map_err(io::Error::other)?;
     client.read_exact(&mut vec![0; length]).await?;
     Ok(source)
+}
+
+/// Reads the header at the beginning of these bytes, and its length; `None` while it is not whole.
+/// What comes after it changes nothing.
+///
+/// # Errors
+/// They begin with something else, or with more than is taken.
+pub fn read(bytes: &[u8]) -> Option<Result<(Option<SocketAddr>, usize), Error>> {
+    let beginning = match bytes.first() {
+        Some(b'P') => &bytes[..bytes.len().min(MAX_LINE)],
+        _ => &bytes[..bytes.len().min(MAX)],
+    };
+    match ProxyHeader::parse(beginning, BOTH) {
+        Err(Error::BufferTooShort) if bytes.len() < MAX => None,
+        read => {
+            Some(read.map(|(header, length)| (header.proxied_address().map(|a| a.source), length)))
+        }
+    }
 }

@@ -5,7 +5,7 @@ PACKAGES = tests/rig/packages
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo build install test chaos bench test-setup ci fmt lint doc deny clean
+.PHONY: help demo build install test chaos fuzz bench test-setup ci fmt lint doc deny clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -24,6 +24,16 @@ test: test-setup ## Run every test, those under a real systemd included
 
 chaos: test-setup ## Ten minutes in which all goes wrong, under load, and ten under systemd; CHAOS_SEED=N repeats it
 	CHAOS_SECONDS=$${CHAOS_SECONDS:-600} cargo test --locked --test it chaos_is_survived -- --nocapture --test-threads 1
+
+fuzz: ## Fuzz what reads bytes of others, FUZZ_SECONDS=60 a target; needs cargo-fuzz and nightly Rust
+	$(PACKAGES) c++:g++
+	@cargo +nightly --version >/dev/null 2>&1 || { echo "error: no nightly Rust: rustup toolchain install nightly" >&2; exit 1; }
+	@cargo fuzz --version >/dev/null 2>&1 || { echo "error: no cargo-fuzz: cargo install cargo-fuzz --locked" >&2; exit 1; }
+	for target in head proxy_header websocket wire_advanced wire_json; do \
+		mkdir -p fuzz/corpus/$$target; \
+		cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- -max_len=512 \
+			-malloc_limit_mb=64 -max_total_time=$${FUZZ_SECONDS:-60} -print_final_stats=1 || exit 1; \
+	done
 
 test-setup: ## Install what the tests need: Debian, npm and pip packages, cargo-nextest
 	$(PACKAGES) cc:gcc node:nodejs npm:npm mmdebstrap:mmdebstrap mke2fs:e2fsprogs chromium:chromium \
@@ -60,4 +70,5 @@ deny: ## Licences, sources and duplicates of dependencies
 
 clean: ## Remove what was built and installed here
 	cargo clean
-	rm -rf benches/peers/node_modules tests/js/node_modules tests/py/.venv examples/*/node_modules
+	rm -rf fuzz/target fuzz/corpus fuzz/artifacts benches/peers/node_modules tests/js/node_modules
+	rm -rf tests/py/.venv examples/*/node_modules

@@ -12,12 +12,15 @@ mod foreground;
 mod health;
 mod hostile;
 mod http;
+#[path = "../../fuzz/src/lib.rs"]
+mod invariants;
 mod languages;
 mod layout;
 mod machine;
 mod manners;
 mod memory;
 mod peer;
+mod properties;
 mod raw;
 mod reload;
 mod sdbox;

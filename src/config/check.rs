@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
-use hyper::header::HeaderName;
 use toml::Spanned;
 
 use super::error::{ConfigError, nearest};
@@ -43,7 +42,7 @@ pub(super) struct Check<'a> {
     pub(super) source: &'a str,
 }
 
-type Checked<T> = Result<T, ConfigError>;
+pub(super) type Checked<T> = Result<T, ConfigError>;
 
 impl Check<'_> {
     /// The configuration that a file means.
@@ -94,7 +93,7 @@ impl Check<'_> {
         })
     }
 
-    fn error<T>(&self, span: Range<usize>, message: impl Into<String>) -> Checked<T> {
+    pub(super) fn error<T>(&self, span: Range<usize>, message: impl Into<String>) -> Checked<T> {
         Err(ConfigError::at(self.file, self.source, span, message))
     }
 
@@ -227,77 +226,6 @@ impl Check<'_> {
         }
     }
 
-    /// Refuses what means nothing to workers of this kind.
-    fn fits(&self, raw: &File, kind: Kind) -> Checked<()> {
-        let refuse = |span: Range<usize>, key: &str, why: &str| {
-            self.error(span, format!("{key} means nothing to workers of this kind: {why}"))
-        };
-        if let Some(text) = raw.serialization.as_ref().filter(|_| kind != Kind::Node) {
-            return refuse(text.span(), "serialization", "they have no IPC channel");
-        }
-        if let Some(key) = raw.route.preserve_client_ip.as_ref().filter(|_| kind != Kind::Node) {
-            return refuse(key.span(), "route.preserve_client_ip", "they are told in headers");
-        }
-        let message = |text: &&Text| text.as_ref().starts_with("message:");
-        if let Some(text) = raw.stop.method.iter().flatten().find(message)
-            && kind != Kind::Node
-        {
-            return refuse(text.span(), "a message", "they have no IPC channel");
-        }
-        if raw.route.protocol.as_ref().is_some_and(|text| text.as_ref() == "tcp") {
-            let needs_http = |text: &&Text| {
-                let word = text.as_ref();
-                word.starts_with("http:")
-                    || word.starts_with("cookie:")
-                    || word.starts_with("header:")
-            };
-            let keys = [&raw.ready.when, &raw.route.sticky].into_iter().flatten();
-            let own = [&raw.health.http, &raw.log.access, &raw.route.request_id];
-            let found = own.into_iter().flatten().chain(keys.filter(needs_http)).next();
-            if let Some(text) = found {
-                return self.error(text.span(), "this needs HTTP, and route.protocol is \"tcp\"");
-            }
-        }
-        if let Some(deliver) = raw.route.deliver.as_ref().filter(|text| text.as_ref() != "auto") {
-            if kind != Kind::Node {
-                return refuse(deliver.span(), "route.deliver", "they can't be given connections");
-            }
-            self.fits_delivery(raw, deliver.as_ref())?;
-        }
-        if kind == Kind::Job {
-            if let Some(text) = raw.listen.first() {
-                return refuse(text.span(), "listen", "a job has no socket");
-            }
-            if let Some(text) = &raw.health.http {
-                return refuse(text.span(), "health.http", "a job has no socket");
-            }
-        }
-        Ok(())
-    }
-
-    /// Refuses what can't be had where requests don't pass through us.
-    fn fits_delivery(&self, raw: &File, deliver: &str) -> Checked<()> {
-        let route = &raw.route;
-        let is_shared = deliver == "shared";
-        let spreads = |text: &&Text| {
-            let word = text.as_ref();
-            word.starts_with("cookie:") || is_shared && word != "auto" && word != "off"
-        };
-        let texts = [&raw.log.access, &route.request_id, &route.forwarded].into_iter().flatten();
-        let text = texts.chain(route.sticky.iter().filter(spreads)).next().map(Spanned::span);
-        let proxied = route.proxy_protocol.as_ref().filter(|on| is_shared && *on.as_ref());
-        if let Some(span) = text.or(proxied.map(Spanned::span)) {
-            let needs = if is_shared { "connections" } else { "each request" };
-            return self.error(
-                span,
-                format!(
-                    "this needs {needs} to pass through cohortd, and route.deliver is \"{deliver}\""
-                ),
-            );
-        }
-        Ok(())
-    }
-
     fn ready(&self, raw: &file::Ready, kind: Kind) -> Checked<Ready> {
         let words: &[(&str, ReadyWhen)] = match kind {
             Kind::Node => &[
@@ -365,7 +293,7 @@ impl Check<'_> {
     fn stop(&self, raw: &file::Stop) -> Checked<Stop> {
         let mut method = Vec::new();
         for text in raw.method.iter().flatten() {
-            method.push(stop_method(text.as_ref()).or_else(|m| self.error(text.span(), m))?);
+            method.push(value::stop_method(text.as_ref()).or_else(|m| self.error(text.span(), m))?);
         }
         if raw.method.is_none() {
             method.push(StopMethod::Signal(rustix::process::Signal::TERM.as_raw()));
@@ -472,7 +400,7 @@ impl Check<'_> {
             protocol: self
                 .word(&raw.protocol, &[("http", Protocol::Http), ("tcp", Protocol::Tcp)])?
                 .unwrap_or(Protocol::Http),
-            sticky: self.parsed(&raw.sticky, Sticky::Sessions, sticky)?,
+            sticky: self.parsed(&raw.sticky, Sticky::Sessions, value::sticky)?,
             trusted,
             preserve_client_ip,
             deliver,
@@ -480,7 +408,8 @@ impl Check<'_> {
             queue: self.duration(&raw.queue, Duration::from_secs(5))?,
             proxy_protocol: raw.proxy_protocol.as_ref().is_some_and(|on| *on.as_ref()),
             forwarded: self.word(&raw.forwarded, &forwarded)?.unwrap_or(Forwarded::X),
-            request_id: self.parsed(&raw.request_id, None, |text| header_name(text).map(Some))?,
+            request_id: self
+                .parsed(&raw.request_id, None, |text| value::header_name(text).map(Some))?,
         })
     }
 
@@ -555,24 +484,6 @@ impl Check<'_> {
     }
 }
 
-fn header_name(text: &str) -> Result<HeaderName, String> {
-    HeaderName::from_bytes(text.as_bytes()).map_err(|_| format!("\"{text}\" can't be a name there"))
-}
-
-fn sticky(text: &str) -> Result<Sticky, String> {
-    let name = |name: &str| header_name(name).map(|_| name.to_owned());
-    match (text, text.split_once(':')) {
-        ("auto", _) => Ok(Sticky::Sessions),
-        ("off", _) => Ok(Sticky::Off),
-        ("ip", _) => Ok(Sticky::Address),
-        (_, Some(("cookie", cookie))) => name(cookie).map(Sticky::Cookie),
-        (_, Some(("header", header))) => name(header).map(Sticky::Header),
-        _ => Err(format!(
-            "expected \"auto\", \"off\", \"ip\", \"cookie:NAME\" or \"header:NAME\", found \"{text}\""
-        )),
-    }
-}
-
 /// Whether it is Node itself that is started, and lets more be loaded into it. Something else may
 /// run it as another user or in another root, where it would not find what it has to load.
 fn begins_with_node(exec: &[String]) -> bool {
@@ -582,26 +493,4 @@ fn begins_with_node(exec: &[String]) -> bool {
     let refuses = ["--experimental-permission", "--experimental-policy"];
     exec.first().is_some_and(is_node)
         && !exec.iter().any(|word| refuses.iter().any(|option| word.starts_with(option)))
-}
-
-fn stop_method(text: &str) -> Result<StopMethod, String> {
-    use rustix::process::Signal;
-    if let Some(message) = text.strip_prefix("message:").filter(|m| !m.is_empty()) {
-        return Ok(StopMethod::Message(message.to_owned()));
-    }
-    let signal = match text {
-        "SIGTERM" => Signal::TERM,
-        "SIGINT" => Signal::INT,
-        "SIGQUIT" => Signal::QUIT,
-        "SIGHUP" => Signal::HUP,
-        "SIGUSR1" => Signal::USR1,
-        "SIGUSR2" => Signal::USR2,
-        _ => {
-            return Err(format!(
-                "expected SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2 or \"message:TEXT\", \
-                 found \"{text}\""
-            ));
-        }
-    };
-    Ok(StopMethod::Signal(signal.as_raw()))
 }

@@ -1,11 +1,12 @@
 //! The configuration: one TOML file an app, read whole and checked whole.
 //!
 //! `file` is the schema, `value` the small languages inside strings, `check` the way from there to
-//! [`Config`]. A key that this version can't honour yet is refused, never ignored.
+//! [`Config`], `fits` what does not go together. A key that this version can't honour yet is refused, never ignored.
 
 mod check;
 mod error;
 mod file;
+mod fits;
 mod value;
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! The small languages inside strings: durations, sizes, ports, networks.
+//! The small languages inside strings: durations, sizes, ports, networks, what to be sticky by.
 //!
 //! Each parser returns what was expected as its error; the caller knows where it stands.
 
@@ -6,6 +6,10 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use hyper::header::HeaderName;
+
+use super::{Sticky, StopMethod};
 
 /// `"500ms"`, `"30s"`, `"5m"`, `"1h"`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
@@ -189,6 +193,49 @@ impl Network {
             _ => false,
         }
     }
+}
+
+/// A header's or cookie's name.
+pub(super) fn header_name(text: &str) -> Result<HeaderName, String> {
+    HeaderName::from_bytes(text.as_bytes()).map_err(|_| format!("\"{text}\" can't be a name there"))
+}
+
+/// `"auto"`, `"off"`, `"ip"`, `"cookie:NAME"`, `"header:NAME"`.
+pub(super) fn sticky(text: &str) -> Result<Sticky, String> {
+    let name = |name: &str| header_name(name).map(|_| name.to_owned());
+    match (text, text.split_once(':')) {
+        ("auto", _) => Ok(Sticky::Sessions),
+        ("off", _) => Ok(Sticky::Off),
+        ("ip", _) => Ok(Sticky::Address),
+        (_, Some(("cookie", cookie))) => name(cookie).map(Sticky::Cookie),
+        (_, Some(("header", header))) => name(header).map(Sticky::Header),
+        _ => Err(format!(
+            "expected \"auto\", \"off\", \"ip\", \"cookie:NAME\" or \"header:NAME\", found \"{text}\""
+        )),
+    }
+}
+
+/// `"SIGTERM"`, `"message:TEXT"`.
+pub(super) fn stop_method(text: &str) -> Result<StopMethod, String> {
+    use rustix::process::Signal;
+    if let Some(message) = text.strip_prefix("message:").filter(|m| !m.is_empty()) {
+        return Ok(StopMethod::Message(message.to_owned()));
+    }
+    let signal = match text {
+        "SIGTERM" => Signal::TERM,
+        "SIGINT" => Signal::INT,
+        "SIGQUIT" => Signal::QUIT,
+        "SIGHUP" => Signal::HUP,
+        "SIGUSR1" => Signal::USR1,
+        "SIGUSR2" => Signal::USR2,
+        _ => {
+            return Err(format!(
+                "expected SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2 or \"message:TEXT\", \
+                 found \"{text}\""
+            ));
+        }
+    };
+    Ok(StopMethod::Signal(signal.as_raw()))
 }
 
 #[cfg(test)]

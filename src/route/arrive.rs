@@ -10,6 +10,7 @@ use tokio::time::error::Elapsed;
 use tokio_util::either::Either;
 
 use super::affinity::Affinity;
+use super::choose::{affinity_of_head, affinity_of_peer};
 use super::front::{Front, Settings};
 use super::given::{Origin, Speaks};
 use super::head::{self, Opening, Refusal, Session};
@@ -84,7 +85,7 @@ impl Front {
             return;
         };
         if route.protocol == Protocol::Tcp {
-            let affinity = self.affinity(route, peer, |_| std::iter::empty());
+            let affinity = affinity_of_peer(route, peer);
             let session = &Session::None;
             return handoff::hand_over(&self, listener, client, session, affinity, Speaks::Other)
                 .await;
@@ -122,7 +123,7 @@ impl Front {
     ) -> io::Result<(Opening, Affinity)> {
         let read = |bytes: &[u8]| match head::look(bytes, limits.head_size) {
             Opening::Partial => None,
-            opening => Some((opening, self.affinity_of_head(route, peer, bytes))),
+            opening => Some((opening, affinity_of_head(route, peer, bytes))),
         };
         peek(client, limits.head_size, read).await
     }

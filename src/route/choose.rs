@@ -1,6 +1,7 @@
 //! Chooses the worker for a request: that of its session, that of the slot where it belongs, or one
 //! by load.
 
+use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -42,42 +43,40 @@ pub(super) enum Work {
     Lasting,
 }
 
-impl Front {
-    /// Where a request belongs by what it brings along; `header` gives the values of one.
-    pub(super) fn affinity<'h, I: Iterator<Item = &'h [u8]> + Clone>(
-        &self,
-        route: &Route,
-        peer: Peer,
-        header: impl Fn(&str) -> I,
-    ) -> Affinity {
-        match &route.sticky {
-            Sticky::Off | Sticky::Sessions => Affinity::Anywhere,
-            Sticky::Cookie(name) => affinity::by_cookie(header("cookie"), name),
-            Sticky::Header(name) => affinity::by(header(name).next()),
-            Sticky::Address => {
-                let address = route.client(peer.address.map(|a| a.ip()), header(FORWARDED_FOR));
-                affinity::by(address.map(network_of).as_deref())
-            }
+/// Where a connection that is not looked at belongs.
+pub(super) fn affinity_of_peer(route: &Route, peer: Peer) -> Affinity {
+    affinity(route, peer, |_| iter::empty())
+}
+
+/// Where a connection's first request belongs, by its bytes.
+pub(super) fn affinity_of_head(route: &Route, peer: Peer, head: &[u8]) -> Affinity {
+    affinity(route, peer, |name| head::values(head, name).into_iter())
+}
+
+/// Where a request belongs by its headers.
+pub(super) fn affinity_of(route: &Route, peer: Peer, headers: &HeaderMap) -> Affinity {
+    let values = |name: &str| headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
+    affinity(route, peer, |name| values(name).collect::<Vec<_>>().into_iter())
+}
+
+/// Where a request belongs by what it brings along; `header` gives the values of one.
+fn affinity<'h, I: Iterator<Item = &'h [u8]> + Clone>(
+    route: &Route,
+    peer: Peer,
+    header: impl Fn(&str) -> I,
+) -> Affinity {
+    match &route.sticky {
+        Sticky::Off | Sticky::Sessions => Affinity::Anywhere,
+        Sticky::Cookie(name) => affinity::by_cookie(header("cookie"), name),
+        Sticky::Header(name) => affinity::by(header(name).next()),
+        Sticky::Address => {
+            let address = route.client(peer.address.map(|a| a.ip()), header(FORWARDED_FOR));
+            affinity::by(address.map(network_of).as_deref())
         }
     }
+}
 
-    pub(super) fn affinity_of_head(&self, route: &Route, peer: Peer, head: &[u8]) -> Affinity {
-        self.affinity(route, peer, |name| head::values(head, name).into_iter())
-    }
-
-    /// Where a request belongs by its headers.
-    pub(super) fn affinity_of(&self, headers: &HeaderMap, peer: Peer) -> Affinity {
-        let values = |name: &str| headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
-        self.affinity(&self.settings().route, peer, |name| {
-            values(name).collect::<Vec<_>>().into_iter()
-        })
-    }
-
-    /// Whether clients without a place get one by a cookie.
-    pub(super) fn issues_cookies(&self) -> bool {
-        matches!(self.settings().route.sticky, Sticky::Cookie(_))
-    }
-
+impl Front {
     /// The worker for a request: its session's, or that of the slot where it belongs, or else one by
     /// load. `None` when none is ready within `[route] queue`.
     pub(super) async fn choose(

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::access_log::Entry;
 use super::affinity::{Affinity, COOKIE};
-use super::choose::{FORWARDED_FOR, Work};
+use super::choose::{FORWARDED_FOR, Work, affinity_of};
 use super::download::{Download, Lease};
 use super::fields::{identify, introduce, strip_hop_by_hop, words};
 use super::front::{Front, LongPoll, Settings};
@@ -26,7 +26,7 @@ use super::peer::{Ends, Peer};
 use super::tunnel;
 use super::upload::{Broken, Upload};
 use super::upstream::ListenerId;
-use crate::config::Limits;
+use crate::config::{Limits, Sticky};
 use crate::listen::Client;
 
 /// The methods that Node's parser knows (`http.METHODS` of Node 26). At another one it closes the
@@ -198,7 +198,7 @@ impl Requests {
         let target = request.uri().path_and_query().map_or("", |t| t.as_str());
         let session = head::session(target);
         let version = head::engine_version(target);
-        let affinity = front.affinity_of(request.headers(), *peer);
+        let affinity = affinity_of(&settings.route, *peer, request.headers());
         let upgrade = take_upgrade(&mut request);
         strip_hop_by_hop(request.headers_mut());
         if request.body().size_hint().exact().is_none() {
@@ -242,7 +242,7 @@ impl Requests {
                 }
                 let keep = keep_alive(response.headers());
                 strip_hop_by_hop(response.headers_mut());
-                if front.issues_cookies() {
+                if let Sticky::Cookie(_) = settings.route.sticky {
                     issue_cookie(response.headers_mut(), affinity, lease.upstream.worker.slot);
                 }
                 let unread = response.status() == StatusCode::BAD_REQUEST && keep.is_none();

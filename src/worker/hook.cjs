@@ -14,8 +14,6 @@ const HEADER = "x-cohortd-peer";
 const { env } = process;
 const token = env.COHORTD_PEER_TOKEN; // clients can't know it, and so can't say who they are
 
-const servers = new Set(); // of http, that have had a request or that cohortd has asked about
-
 delete require.cache[__filename];
 
 // Threads load this again, with no token.
@@ -49,8 +47,6 @@ function readHeader() {
 
   prototype._addHeaderLines = function (headers, n) {
     try {
-      const { server } = this.socket;
-      if (server) servers.add(server);
       const name = headers[0];
       // Where a client has sent such a header too, ours is written in its letters.
       if (name?.length === HEADER.length && name.toLowerCase() === HEADER && headers[1].startsWith(token)) {
@@ -89,11 +85,12 @@ function listenToCohortd() {
       const asked = new Set(descriptors.map(Number));
       const released = [];
       try {
-        for (const { socket } of [...servers].flatMap(idle)) {
-          const fd = socket._handle?.fd;
-          if (!asked.has(fd) || socket._httpMessage || socket.writableLength) continue;
+        const sockets = process._getActiveHandles().filter((handle) => handle instanceof Socket && asked.has(handle._handle?.fd));
+        const idle = new Set([...new Set(sockets.map(({ server }) => server))].flatMap(idleOf));
+        for (const socket of sockets) {
+          if (!idle.has(socket) || socket._httpMessage || socket.writableLength) continue;
+          released.push(socket._handle.fd);
           socket.destroy();
-          released.push(fd);
         }
       } catch {
         // those that are closed have to be told
@@ -114,7 +111,6 @@ function listenToCohortd() {
         }
         _handle.close();
         left.set(server, (connection) => onconnection.call(_handle, 0, connection));
-        servers.add(server);
       }
     },
 
@@ -149,8 +145,8 @@ function listenToCohortd() {
   });
 }
 
-// The parsers that have begun no request, as server.closeIdleConnections() finds them.
-function idle(server) {
-  const connections = Object.getOwnPropertySymbols(server).find((key) => key.description === "http.server.connections");
-  return connections ? server[connections].idle().filter((parser) => parser.socket) : [];
+// The sockets on which no request has begun, as server.closeIdleConnections() finds them.
+function idleOf(server) {
+  const connections = server && Object.getOwnPropertySymbols(server).find((key) => key.description === "http.server.connections");
+  return connections ? server[connections].idle().map(({ socket }) => socket) : [];
 }

@@ -27,8 +27,9 @@ pub use id::WorkerId;
 use cgroup::Cgroup;
 use channel::{Channel, ChannelError, Reader};
 use wire::cluster::{
-    HandleReply, HandleType, Message, Ping, SockName, StickyConnection, ToHook, WithHandle,
+    HandleReply, HandleType, Message, Ping, SockName, StickyConnection, WithHandle,
 };
+use wire::hook::ToHook;
 use wire::{Incoming, Value};
 
 /// How long what we have loaded into a worker may take to answer: the worker may hang.

@@ -1,6 +1,7 @@
 //! Everything that is tested from outside, in one binary: linking is what two cores are slow at.
 
 mod app;
+mod balancer;
 mod cgroup;
 mod chaos;
 mod cluster;

@@ -3,14 +3,13 @@
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use crate::app::{App, Spec, free_port, until};
+use crate::app::{App, Spec, until};
+use crate::balancer::Balancer;
 use crate::raw::{Answer, Wire};
 use crate::reload::ok;
 
@@ -224,7 +223,7 @@ fn limits_hold_for_the_clients_of_a_balancer() {
 fn haproxy_introduces_its_clients() {
     let app = web("[route]\nproxy_protocol = true\ntrusted = [\"127.0.0.1\"]").start();
     for (version, stickiness) in [("send-proxy", ""), ("send-proxy-v2", "check-send-proxy check")] {
-        let balancer = Haproxy::start(app.address(), &format!("{version} {stickiness}"));
+        let balancer = Balancer::haproxy(app.address(), &format!("{version} {stickiness}"));
         let mut wire = Wire::from(connect_from("127.0.0.9", &balancer.address));
         for _ in 0..2 {
             assert_eq!(forwarded_for(&wire.get("/raw")).as_deref(), Some("127.0.0.9"));
@@ -245,43 +244,6 @@ fn header(raw: &Value, name: &str) -> Option<String> {
         .chunks(2)
         .find(|pair| pair[0].as_str().is_some_and(|other| other.eq_ignore_ascii_case(name)))?;
     found[1].as_str().map(str::to_owned)
-}
-
-/// A real one, carrying TCP to a server.
-struct Haproxy {
-    child: Child,
-    address: String,
-    _folder: TempDir,
-}
-
-impl Haproxy {
-    fn start(server: &str, options: &str) -> Haproxy {
-        let folder = TempDir::new().expect("a temporary folder");
-        let address = format!("127.0.0.1:{}", free_port());
-        let file = folder.path().join("haproxy.cfg");
-        let config = format!(
-            "defaults\n mode tcp\n timeout connect 5s\n timeout client 20s\n timeout server 20s\n\
-             listen all\n bind {address}\n server app {server} {options}\n"
-        );
-        std::fs::write(&file, config).expect("written");
-        let child = Command::new("haproxy")
-            .args(["-db", "-f"])
-            .arg(&file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("haproxy starts: `make test-setup` installs it");
-        assert!(until(|| TcpStream::connect(&address).is_ok()), "haproxy listens");
-        Haproxy { child, address, _folder: folder }
-    }
-}
-
-impl Drop for Haproxy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 #[test]

@@ -2,13 +2,10 @@
 //! one past the first of them. Each case goes to cohortd, to bare Node, and to nginx before Node:
 //! cohortd passes on what both others make of it, or refuses. `--no-capture` shows what comes of each.
 
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use tempfile::TempDir;
-
-use crate::app::{Spec, free_port, until};
+use crate::app::Spec;
+use crate::balancer::Balancer;
 use crate::hostile::{HIDDEN, LAST, LIMITS, Outcome, differs, try_out};
 use crate::raw::Bare;
 
@@ -280,7 +277,7 @@ fn cases() -> Vec<(String, Vec<u8>, Want)> {
 fn a_request_ends_where_node_and_nginx_see_its_end_or_is_refused() {
     let app = Spec::new("web.js").workers(1).more(LIMITS).start();
     let (bare, behind) = (Bare::start("web.js"), Bare::start("web.js"));
-    let nginx = Nginx::before(&behind.address);
+    let nginx = Balancer::nginx(&behind.address);
     let mut wrong = String::new();
     for (name, bytes, want) in cases() {
         let bytes = [&bytes, LAST.as_bytes()].concat();
@@ -347,48 +344,4 @@ fn whole(outcome: &Outcome) -> Outcome {
         }
     }
     outcome
-}
-
-/// A real one, forwarding to a server.
-struct Nginx {
-    child: Child,
-    address: String,
-    _folder: TempDir,
-}
-
-impl Nginx {
-    fn before(server: &str) -> Nginx {
-        let folder = TempDir::new().expect("a temporary folder");
-        let address = format!("127.0.0.1:{}", free_port());
-        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|what| format!("{what}_temp_path {what};\n"))
-            .concat();
-        let config = format!(
-            "daemon off;\nmaster_process off;\npid nginx.pid;\nerror_log error.log;\n\
-             events {{}}\nhttp {{\naccess_log off;\n{temporary}\
-             upstream app {{ server {server}; keepalive 4; }}\n\
-             server {{\nlisten {address};\nlocation / {{\nproxy_pass http://app;\n\
-             proxy_http_version 1.1;\nproxy_set_header Host $http_host;\n\
-             proxy_set_header Connection \"\";\n}}\n}}\n}}\n"
-        );
-        std::fs::write(folder.path().join("nginx.conf"), config).expect("written");
-        let child = Command::new("nginx")
-            .arg("-p")
-            .arg(folder.path())
-            .args(["-e", "error.log", "-c", "nginx.conf"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("nginx starts: `make test-setup` installs it");
-        assert!(until(|| TcpStream::connect(&address).is_ok()), "nginx listens");
-        Nginx { child, address, _folder: folder }
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

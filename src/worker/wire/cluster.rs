@@ -3,8 +3,6 @@
 //! `ack` echoes the other side's `seq`. Captured from Node 18 to 26; Node's own side of it is
 //! `lib/internal/cluster/{primary,child}.js`.
 
-use std::borrow::Cow;
-
 use serde::{Deserialize, Serialize};
 
 use super::{Framing, Scalar, Value};
@@ -373,44 +371,6 @@ impl StickyConnection {
 impl Default for StickyConnection {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// What is said to what we have loaded into a worker, `worker/hook.cjs`.
-#[derive(Debug, Serialize)]
-pub struct ToHook<'a> {
-    cmd: &'static str,
-    act: &'static str,
-    data: Cow<'a, str>,
-}
-
-impl<'a> ToHook<'a> {
-    fn new(act: &'static str, data: impl Into<Cow<'a, str>>) -> Self {
-        ToHook { cmd: "NODE_COHORTD", act, data: data.into() }
-    }
-
-    /// Close these sockets of yours, as far as nothing is under way on them. The answer begins with
-    /// `seq`.
-    pub fn release(seq: u64, descriptors: &[i32]) -> Self {
-        let words = std::iter::once(seq.to_string());
-        let words = words.chain(descriptors.iter().map(i32::to_string));
-        ToHook::new("release", words.collect::<Vec<_>>().join(" "))
-    }
-
-    /// Say which connections you have that came in at this port or path. The answer begins with
-    /// `seq`.
-    pub fn list(seq: u64, at: &str) -> Self {
-        ToHook::new("list", format!("{seq} {at}"))
-    }
-
-    /// Listen no more at this port or path.
-    pub fn leave(at: &'a str) -> Self {
-        ToHook::new("leave", at)
-    }
-
-    /// Goes with a connection: take it as if it had come in there.
-    pub fn take(at: &'a str) -> Self {
-        ToHook::new("take", at)
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod advanced;
 pub mod cluster;
 mod framing;
+pub mod hook;
 mod json;
 pub mod message;
 mod value;

@@ -16,6 +16,7 @@
 //! | [`supervisor`] | which workers there should be, and the loop that joins everything |
 //! | [`systemd`] | what systemd is told |
 //! | [`places`] | where a running app keeps its sockets and files |
+//! | `sync` | how what is shared is locked |
 //! | [`sys`] | all that is `unsafe` |
 //! | [`control`] | the socket by which a running app is spoken to |
 //! | [`ctl`] | `cohortctl`, one file a command |
@@ -34,6 +35,7 @@ pub mod places;
 pub mod relay;
 pub mod route;
 pub mod supervisor;
+mod sync;
 pub mod sys;
 pub mod systemd;
 pub mod worker;

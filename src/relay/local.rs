@@ -1,12 +1,13 @@
 //! The relay between the workers of this process: frames go on as the bytes they came as.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
 use super::envelope::Envelope;
 use super::fanout::Members;
+use crate::sync::lock;
 use crate::worker::wire::Packet;
 use crate::worker::{Worker, WorkerId};
 
@@ -61,6 +62,6 @@ impl Relay {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }

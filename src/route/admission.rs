@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use crate::config::Limits;
+use crate::sync::lock;
 
 /// The connections that are here. Those that a worker was given are not.
 #[derive(Debug, Default)]
@@ -30,7 +31,7 @@ impl Admission {
     /// One more connection, if that is within the limits; `client` where it is one of many behind
     /// an address of their own.
     pub(super) fn admit(&self, limits: &Limits, client: Option<IpAddr>) -> Option<Place<'_>> {
-        let mut admitted = self.lock();
+        let mut admitted = lock(&self.admitted);
         if limits.connections.is_some_and(|most| admitted.all >= most) {
             return None;
         }
@@ -45,15 +46,11 @@ impl Admission {
         admitted.all += 1;
         Some(Place { admission: self, client })
     }
-
-    fn lock(&self) -> MutexGuard<'_, Admitted> {
-        self.admitted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let mut admitted = self.admission.lock();
+        let mut admitted = lock(&self.admission.admitted);
         admitted.all -= 1;
         if let Some(client) = &self.client
             && let Some(count) = admitted.by_client.get_mut(client)

@@ -10,12 +10,13 @@ use hyper::header::{HeaderMap, HeaderValue};
 
 use super::admission::network_of;
 use super::affinity::{self, Affinity};
-use super::front::{Front, lock};
+use super::front::Front;
 use super::head::{self, Session};
 use super::peer::Peer;
 use super::table::{less_loaded, weighed};
 use super::upstream::{ListenerId, Upstream};
 use crate::config::{Balance, Route, Sticky};
+use crate::sync::lock;
 use crate::worker::WorkerId;
 
 /// A worker answers a client before it reports the new session: so long a request for an unknown

@@ -44,7 +44,7 @@ impl Front {
     /// by all workers), and waits until nothing is left, or a moment has passed.
     pub async fn disconnect(self: &Arc<Self>, upstream: &Arc<Upstream>, per_second: u32) {
         let id = upstream.worker.id;
-        let given = self.still_given(upstream).await;
+        let given = self.still_given(upstream).await.unwrap_or_default();
         let tunnels = upstream.tunnels();
         let all = given.len() + tunnels.len() + self.sessions_of(id);
         let pace = LIMIT / u32::try_from(all).unwrap_or(u32::MAX).max(1);
@@ -79,12 +79,12 @@ impl Front {
         sleep_until(at).await;
     }
 
-    /// The clients' connections that a worker has.
-    pub(super) async fn still_given(&self, upstream: &Arc<Upstream>) -> Vec<Connection> {
-        let mut given = upstream.accepted().await;
+    /// The clients' connections that a worker has. `None`: not all are known.
+    pub(super) async fn still_given(&self, upstream: &Arc<Upstream>) -> Option<Vec<Connection>> {
+        let mut given = upstream.accepted().await?;
         let upstream = upstream.clone();
-        given.extend(spawn_blocking(move || upstream.look()).await.unwrap_or_default());
-        given
+        given.extend(spawn_blocking(move || upstream.look()).await.ok()?);
+        Some(given)
     }
 }
 

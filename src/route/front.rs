@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
@@ -23,6 +23,7 @@ use super::table::Sessions;
 use super::upstream::Upstream;
 use crate::config::{Config, Kind, Limits, Route};
 use crate::listen::Place;
+use crate::sync::lock;
 use crate::worker::WorkerId;
 
 /// How often it is looked whether a drained worker still has connections that were handed over.
@@ -183,10 +184,10 @@ impl Front {
                 continue;
             }
             let given = self.still_given(upstream).await;
-            if done && given.is_empty() {
+            if done && given.as_ref().is_some_and(Vec::is_empty) {
                 return;
             }
-            if has_http {
+            if let Some(given) = given.filter(|_| has_http) {
                 self.take_back(upstream, given).await;
             }
             // Nobody tells when such a connection ends.
@@ -220,13 +221,14 @@ impl Front {
         for upstream in workers {
             upstream.listen_no_more();
             while upstream.has_http() {
-                let mut given = self.still_given(&upstream).await;
-                given.retain(|connection| matches!(connection.speaks, Speaks::Http(_)));
-                if given.is_empty() {
-                    break;
+                if let Some(mut given) = self.still_given(&upstream).await {
+                    given.retain(|connection| matches!(connection.speaks, Speaks::Http(_)));
+                    if given.is_empty() {
+                        break;
+                    }
+                    self.take_back(&upstream, given).await;
+                    self.connections.wait().await;
                 }
-                self.take_back(&upstream, given).await;
-                self.connections.wait().await;
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         }
@@ -278,8 +280,4 @@ impl Drop for LongPoll<'_> {
             polls.remove(self.sid);
         }
     }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

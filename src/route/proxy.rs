@@ -1,6 +1,6 @@
 //! Forwards the requests of a connection, each to the worker of its own session.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +28,7 @@ use super::upload::{Broken, Upload};
 use super::upstream::ListenerId;
 use crate::config::{Limits, Sticky};
 use crate::listen::Client;
+use crate::sync::lock;
 
 /// The methods that Node's parser knows (`http.METHODS` of Node 26). At another one it closes the
 /// connection, and what it answers may be lost with what it has not read.
@@ -145,7 +146,7 @@ impl Requests {
     }
 
     fn last_end(&self) -> MutexGuard<'_, Option<oneshot::Receiver<()>>> {
-        self.last_end.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.last_end)
     }
 
     /// Whether this request's body had trailers, or did not come to its end.

@@ -17,12 +17,12 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::front::lock;
 use super::given::{Connection, Given, Speaks};
 use super::head::MAX_HEADERS;
 use super::idle::{Idle, Lane};
 use super::pair::Pairs;
 use super::upload::Upload;
+use crate::sync::lock;
 use crate::worker::{Spoken, Worker};
 
 /// How long a fresh worker is spared, in seconds: its code is not compiled yet.
@@ -184,11 +184,11 @@ impl Upstream {
         self.shared.get().is_some() || lock(&self.given).has_http()
     }
 
-    /// The connections that it has accepted itself.
-    pub(super) async fn accepted(&self) -> Vec<Connection> {
-        let Some(at) = self.shared.get() else { return Vec::new() };
-        let accepted = self.worker.connections(at).await;
-        accepted
+    /// The connections that it has accepted itself. `None`: it does not say which those are.
+    pub(super) async fn accepted(&self) -> Option<Vec<Connection>> {
+        let Some(at) = self.shared.get() else { return Some(Vec::new()) };
+        let accepted = self.worker.connections(at).await?;
+        let accepted = accepted
             .into_iter()
             .filter_map(|(spoken, descriptor)| {
                 let speaks = match spoken {
@@ -199,7 +199,8 @@ impl Upstream {
                 let (inode, place) = self.worker.socket(descriptor)?;
                 Some(Connection { inode, speaks, place })
             })
-            .collect()
+            .collect();
+        Some(accepted)
     }
 
     /// Those of the connections that it was given which it still has. Takes a moment when there

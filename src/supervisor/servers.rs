@@ -10,7 +10,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::listen::{self, Listener, Place, Socket, release};
 use crate::route::ListenerId;
+use crate::sync::lock;
 use crate::worker::wire::Value;
 use crate::worker::wire::cluster::{Endpoint, HandleType, Query, SockName};
 use crate::worker::{Worker, WorkerId};
@@ -355,8 +356,4 @@ async fn give_out(mut connection: OwnedFd, key: String, members: Members, turn: 
         }
     };
     let _ = tokio::time::timeout(REFUSED_LIMIT, offers).await;
-}
-
-fn lock(members: &Members) -> std::sync::MutexGuard<'_, Vec<Arc<Worker>>> {
-    members.lock().unwrap_or_else(PoisonError::into_inner)
 }

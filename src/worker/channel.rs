@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -28,6 +28,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{Notify, oneshot};
 
 use super::wire::{Decoder, FrameError, Framing};
+use crate::sync::lock;
 
 /// What may wait for one worker, in bytes (64 MiB).
 const MAX_QUEUED: usize = 64 << 20;
@@ -256,7 +257,7 @@ impl Channel {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Outbox> {
-        self.out.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.out)
     }
 
     /// Writes what is queued until the channel ends. Runs as a task of its own.

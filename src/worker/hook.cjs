@@ -135,11 +135,11 @@ function listenToCohortd() {
   process.on("internalMessage", ({ cmd, act, data }, handle) => {
     if (cmd !== "NODE_COHORTD") return;
     const words = data.split(" ");
-    let answer = [];
+    let answer;
     try {
       answer = acts[act](words, handle);
     } catch {
-      // as above
+      // no answer: cohortd does not know then
     }
     if (answer) send({ cmd: "COHORTD_ANSWER", data: [words[0], ...answer].join(" ") }, () => {});
   });

@@ -14,7 +14,7 @@ pub mod wire;
 use std::collections::HashMap;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use tokio::sync::oneshot;
 
 pub use id::WorkerId;
 
+use crate::sync::lock;
 use cgroup::Cgroup;
 use channel::{Channel, ChannelError, Reader};
 use wire::cluster::{
@@ -197,12 +198,13 @@ impl Worker {
     /// Returns which those were: without what we load into it, none.
     pub async fn release(&self, descriptors: &[RawFd]) -> Vec<RawFd> {
         let answer = self.ask_hook(|seq| ToHook::release(seq, descriptors)).await;
-        answer.split(' ').filter_map(|number| number.parse().ok()).collect()
+        answer.unwrap_or_default().split(' ').filter_map(|number| number.parse().ok()).collect()
     }
 
-    /// The connections that it has accepted itself at this port or path, by its descriptors.
-    pub async fn connections(&self, at: &str) -> Vec<(Spoken, RawFd)> {
-        let answer = self.ask_hook(|seq| ToHook::list(seq, at)).await;
+    /// The connections that it has accepted itself at this port or path, by its descriptors. `None`:
+    /// it does not say.
+    pub async fn connections(&self, at: &str) -> Option<Vec<(Spoken, RawFd)>> {
+        let answer = self.ask_hook(|seq| ToHook::list(seq, at)).await?;
         let one = |word: &str| {
             let spoken = match word.get(..1)? {
                 "h" => Spoken::Http,
@@ -211,7 +213,7 @@ impl Worker {
             };
             Some((spoken, word[1..].parse().ok()?))
         };
-        answer.split(' ').filter_map(one).collect()
+        Some(answer.split(' ').filter_map(one).collect())
     }
 
     /// Has it listen no more at this port or path, without any word to the app.
@@ -228,17 +230,15 @@ impl Worker {
         self.give(&message, connection).await.map(drop)
     }
 
-    async fn ask_hook<'a>(&self, question: impl FnOnce(u64) -> ToHook<'a>) -> String {
-        if self.peer_token().is_none() {
-            return String::new();
-        }
+    async fn ask_hook<'a>(&self, question: impl FnOnce(u64) -> ToHook<'a>) -> Option<String> {
+        self.peer_token()?;
         let _turn = self.asking.lock().await;
         let (answer, answered) = oneshot::channel();
         let seq = self.next_seq();
         *lock(&self.asked) = Some((seq, answer));
         self.send(&question(seq));
         let answered = tokio::time::timeout(HOOK_LIMIT, answered).await;
-        answered.ok().and_then(Result::ok).unwrap_or_default()
+        answered.ok()?.ok()
     }
 
     /// Sends a message.
@@ -334,8 +334,4 @@ impl Worker {
     fn offers(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<bool>>> {
         lock(&self.offered)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

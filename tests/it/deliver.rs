@@ -167,6 +167,19 @@ fn stays(way: &str) {
     });
 }
 
+/// A worker that works hard does not say which connections it has: it is waited for.
+#[test]
+fn a_worker_that_does_not_answer_may_still_have_something() {
+    let app = Spec::new("ill.js")
+        .workers(1)
+        .more(&format!("{}[stop]\ndrain = \"30s\"", toml("shared", "")))
+        .start();
+    let mut busy = Wire::open(app.address());
+    busy.send("GET /block?ms=7000 HTTP/1.1\r\nHost: a\r\n\r\n");
+    ok(&app, &["reload"]);
+    assert_eq!(busy.answer().status, 200, "{}", app.log());
+}
+
 #[test]
 fn what_is_in_flight_is_finished_when_the_app_stops() {
     for way in WAYS {

@@ -52,8 +52,12 @@ impl Health {
         let begun = Instant::now();
         assert_eq!(Wire::open(app.address()).get("/whoami").status, 200);
         assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
-        let now = memory(self.pid);
-        assert!(now <= self.memory + more, "{} MiB, now {now} MiB", self.memory);
+        // The allocator gives back what is free with what it is asked next.
+        let back = until(|| {
+            assert_eq!(Wire::open(app.address()).get("/whoami").status, 200);
+            memory(self.pid) <= self.memory + more
+        });
+        assert!(back, "{} MiB, now {} MiB", self.memory, memory(self.pid));
     }
 }
 
@@ -694,8 +698,12 @@ fn ten_thousand_silent_connections_are_nobody_elses_loss() {
     health.is_held(&app, 150);
     health.memory = memory(health.pid);
     eprintln!("{before} MiB, after 10000 connections {} MiB", health.memory);
-    wave(&app, health.pid);
-    health.is_held(&app, 10);
+    for _ in 0..5 {
+        wave(&app, health.pid);
+    }
+    // What the first wave left free may lie elsewhere: 25 MiB are 500 bytes for each connection.
+    health.is_held(&app, 25);
+    eprintln!("after 60000 connections {} MiB", memory(health.pid));
 }
 
 fn wave(app: &App, pid: i32) {

@@ -24,8 +24,8 @@ impl Front {
             .header(header::CONNECTION, "close")
             .body(Upload::default())
             .map_err(io::Error::other)?;
-        let mut sender = upstream.connect_anew(ListenerId(0), &self.pairs).await?;
-        let response = sender.send_request(request).await.map_err(io::Error::other)?;
+        let mut line = upstream.connect_anew(ListenerId(0), None, &self.pairs).await?;
+        let response = line.sender.send_request(request).await.map_err(io::Error::other)?;
         Ok(response.status())
     }
 }

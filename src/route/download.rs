@@ -8,14 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::client::conn::http1::SendRequest;
 
 use super::access_log::Entry;
 use super::front::Front;
 use super::head;
 use super::idle::Lane;
-use super::upload::Upload;
-use super::upstream::{InFlight, Upstream};
+use super::upstream::{InFlight, Line, Upstream};
 use crate::worker::WorkerId;
 
 /// A connection to a worker, in use for one request.
@@ -23,7 +21,7 @@ use crate::worker::WorkerId;
 pub(super) struct Lease {
     pub(super) upstream: Arc<Upstream>,
     pub(super) lane: Lane,
-    pub(super) sender: SendRequest<Upload>,
+    pub(super) line: Line,
     /// How long it may wait for another; `None`: the worker closes it.
     pub(super) keep: Option<Duration>,
     pub(super) _in_flight: InFlight,
@@ -109,9 +107,9 @@ impl Body for Download {
 impl Drop for Download {
     fn drop(&mut self) {
         if (self.ended || self.inner.is_end_stream())
-            && let Some(Lease { upstream, lane, sender, keep: Some(keep), .. }) = self.lease.take()
+            && let Some(Lease { upstream, lane, line, keep: Some(keep), .. }) = self.lease.take()
         {
-            upstream.keep(lane, sender, keep);
+            upstream.keep(lane, line, keep);
         }
     }
 }

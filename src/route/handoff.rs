@@ -46,7 +46,7 @@ pub(super) async fn hand_over(
         }
         let Ok(fd) = release(client) else { return };
         let Ok(inode) = rustix::fs::fstat(&fd).map(|stat| stat.st_ino) else { return };
-        let Err(fd) = upstream.hand_over(listener, fd).await else {
+        let Err(fd) = upstream.hand_over(listener, fd, None).await else {
             return upstream.given_away(inode, speaks);
         };
         drop(in_flight);

@@ -36,15 +36,19 @@ impl<T> Default for Idle<T> {
 }
 
 impl<T> Idle<T> {
-    /// One that is ready. The last one back is the one most likely to live.
+    /// One that is ready, and best one that is just right. The last one back is the one most likely
+    /// to live.
     pub(super) fn take(
         &mut self,
         lane: Lane,
         now: Instant,
         is_ready: impl Fn(&T) -> bool,
+        is_right: impl Fn(&T) -> bool,
     ) -> Option<T> {
         let waiting = self.lanes.get_mut(&lane)?;
-        let at = waiting.iter().rposition(|(one, until)| *until > now && is_ready(one))?;
+        let can = |(one, until): &(T, Instant)| *until > now && is_ready(one);
+        let right = waiting.iter().rposition(|one| is_right(&one.0) && can(one));
+        let at = right.or_else(|| waiting.iter().rposition(can))?;
         let (taken, _) = waiting.remove(at);
         if waiting.is_empty() {
             self.lanes.remove(&lane);
@@ -99,7 +103,7 @@ mod tests {
         for (host, name) in [(1, "a"), (2, "b"), (1, "c"), (1, "busy")] {
             idle.put(lane(host), name, until, now, |_| false);
         }
-        let mut take = |host, now| idle.take(lane(host), now, |name| *name != "busy");
+        let mut take = |host, now| idle.take(lane(host), now, |name| *name != "busy", |_| false);
         assert_eq!(take(3, now), None);
         assert_eq!(take(1, now), Some("c"));
         assert_eq!(take(2, until), None, "its time is over");

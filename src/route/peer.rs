@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio_util::either::Either;
@@ -26,33 +27,50 @@ static HEADER: HeaderName = HeaderName::from_static("x-cohortd-peer");
 #[derive(Debug)]
 pub(super) struct Ends {
     ip: Option<IpAddr>,
-    text: String,
+    /// Empty for a Unix socket.
+    text: Arc<str>,
 }
+
+/// What a worker takes for the ends of a connection of ours to it. `None`: it can't be told any.
+pub(super) type Told = Option<Arc<str>>;
 
 impl Ends {
     /// Those of this connection.
     pub(super) fn of(client: &Client, peer: Peer) -> Ends {
         let text = match (client, peer.address) {
             (Either::Left(stream), Some(peer)) => match stream.local_addr() {
-                Ok(local) => format!(" {} {}", End(stream, peer), End(stream, local)),
+                Ok(local) => format!("{} {}", End(stream, peer), End(stream, local)),
                 Err(_) => String::new(), // it has ended
             },
             _ => String::new(),
         };
-        Ends { ip: peer.address.map(|address| address.ip()), text }
+        Ends { ip: peer.address.map(|address| address.ip()), text: text.into() }
     }
 
-    /// Says in a request's head what this worker can hear, and nobody else there can have said.
-    pub(super) fn tell(&self, worker: &Worker, headers: &mut HeaderMap) {
+    /// Whether a worker takes these for a connection's.
+    pub(super) fn are(&self, told: &Told) -> bool {
+        told.as_ref().is_some_and(|told| *told == self.text)
+    }
+
+    /// What a worker is to be told of them, if it hears of such things.
+    pub(super) fn for_worker(&self, worker: &Worker) -> Told {
+        worker.peer_token().map(|_| self.text.clone())
+    }
+
+    /// Says in a request's head what this worker can hear, and nobody else there can have said, if
+    /// it takes its connection for another client's.
+    pub(super) fn tell(&self, worker: &Worker, told: &mut Told, headers: &mut HeaderMap) {
         headers.remove(&HEADER);
         if let Some(token) = worker.peer_token()
-            && let Ok(value) = HeaderValue::try_from(format!("{token}{}", self.text))
+            && let Some(told) = told.as_mut().filter(|told| **told != self.text)
+            && let Ok(value) = HeaderValue::try_from(format!("{token} {}", self.text))
         {
             // As the first: a server with a limit on headers drops the last.
             let mut all = HeaderMap::with_capacity(headers.len() + 1);
             all.insert(HEADER.clone(), value);
             all.extend(std::mem::take(headers));
             *headers = all;
+            *told = self.text.clone();
         }
     }
 

@@ -312,26 +312,27 @@ impl Requests {
             let in_flight = upstream.begin();
             let lane = Lane { listener, client: ends.alone(&upstream.worker) };
             let connected = if repeated {
-                upstream.connect_anew(listener, &front.pairs).await
+                let told = ends.for_worker(&upstream.worker);
+                upstream.connect_anew(listener, told, &front.pairs).await
             } else {
-                upstream.connect(lane, &front.pairs).await
+                upstream.connect(lane, ends, &front.pairs).await
             };
-            let Ok(mut sender) = connected else {
+            let Ok(mut line) = connected else {
                 // It is going: its end is noticed in a moment.
                 tokio::task::yield_now().await;
                 continue;
             };
-            ends.tell(&upstream.worker, request.headers_mut());
+            ends.tell(&upstream.worker, &mut line.told, request.headers_mut());
             let copy = (repeatable && !repeated).then(|| copy_of(&request));
             let gone = upstream.gone();
             let response = tokio::select! {
-                response = sender.try_send_request(request) => response,
+                response = line.sender.try_send_request(request) => response,
                 () = gone.cancelled(), if is_poll => return Err(Failure::SessionEnds),
                 () = &mut ended => return Err(Failure::SessionEnds),
             };
             match response {
                 Ok(response) => {
-                    let lease = Lease { upstream, lane, sender, keep: None, _in_flight: in_flight };
+                    let lease = Lease { upstream, lane, line, keep: None, _in_flight: in_flight };
                     return Ok((response, lease));
                 }
                 Err(mut error) => {

@@ -15,12 +15,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use tokio::time::sleep;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
 use super::given::{Connection, Given, Speaks};
 use super::head::MAX_HEADERS;
 use super::idle::{Idle, Lane};
-use super::pair::Pairs;
+use super::pair::{self, Pairs};
+use super::peer::{Ends, Told};
 use super::upload::Upload;
 use crate::sync::lock;
 use crate::worker::{Spoken, Worker};
@@ -60,7 +62,7 @@ pub struct Upstream {
     /// Where it listens itself: a port or path.
     shared: OnceLock<String>,
     in_flight: AtomicUsize,
-    idle: Mutex<Idle<SendRequest<Upload>>>,
+    idle: Mutex<Idle<Line>>,
     /// New work goes elsewhere.
     draining: AtomicBool,
     /// It may yet turn out to be broken.
@@ -76,6 +78,13 @@ pub struct Upstream {
     /// Something has come to its end.
     less: Notify,
     gone: CancellationToken,
+}
+
+/// A connection to a worker, for one request at a time.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) sender: SendRequest<Upload>,
+    pub(super) told: Told,
 }
 
 /// One request on its way, or one connection being handed over.
@@ -297,15 +306,20 @@ impl Upstream {
         InFlight(self.clone())
     }
 
-    /// Hands a connection over.
+    /// Hands a connection over; `peer` is what the worker shall take for its ends.
     ///
     /// # Errors
     /// The connection, when the worker did not take it.
-    pub(super) async fn hand_over(&self, listener: ListenerId, fd: OwnedFd) -> Result<(), OwnedFd> {
+    pub(super) async fn hand_over(
+        &self,
+        listener: ListenerId,
+        fd: OwnedFd,
+        peer: Option<&str>,
+    ) -> Result<(), OwnedFd> {
         match self.door(listener) {
-            Some(Door::Server(key)) => self.worker.give_to_server(&key, fd).await,
-            Some(Door::Sticky) => self.worker.give_to_sticky(fd).await,
-            Some(Door::Shared(at)) => self.worker.give_to_hook(&at, fd).await,
+            Some(Door::Server(key)) => self.worker.give_to_server(&key, fd, peer).await,
+            Some(Door::Sticky) => self.worker.give_to_sticky(fd, peer).await,
+            Some(Door::Shared(at)) => self.worker.give_to_hook(&at, fd, peer).await,
             Some(Door::Private(_)) | None => Err(fd),
         }
     }
@@ -316,18 +330,15 @@ impl Upstream {
     }
 
     /// A connection to the worker for one request: one that waits, or a new one.
-    pub(super) async fn connect(
-        &self,
-        lane: Lane,
-        pairs: &Pairs,
-    ) -> io::Result<SendRequest<Upload>> {
+    pub(super) async fn connect(&self, lane: Lane, ends: &Ends, pairs: &Pairs) -> io::Result<Line> {
         // One that is not ready still carries a body that its response did not wait for: nobody
         // else's request may wait for that.
-        let is_ready = |sender: &SendRequest<Upload>| sender.is_ready() && !sender.is_closed();
-        let waiting = lock(&self.idle).take(lane, Instant::now(), is_ready);
+        let is_ready = |line: &Line| line.sender.is_ready() && !line.sender.is_closed();
+        let is_right = |line: &Line| ends.are(&line.told);
+        let waiting = lock(&self.idle).take(lane, Instant::now(), is_ready, is_right);
         match waiting {
-            Some(sender) => Ok(sender),
-            None => self.connect_anew(lane.listener, pairs).await,
+            Some(line) => Ok(line),
+            None => self.connect_anew(lane.listener, ends.for_worker(&self.worker), pairs).await,
         }
     }
 
@@ -335,23 +346,28 @@ impl Upstream {
     pub(super) async fn connect_anew(
         &self,
         listener: ListenerId,
+        told: Told,
         pairs: &Pairs,
-    ) -> io::Result<SendRequest<Upload>> {
+    ) -> io::Result<Line> {
         if let Some(connected) = self.connect_private().await {
-            return speak(connected?).await;
+            return Ok(Line { sender: speak(connected?).await?, told: None });
         }
-        let (ours, theirs) = pairs.open().await?;
-        self.hand_over(listener, theirs)
+        let (ours, theirs) = match told {
+            Some(_) => pair::unix().map(|(ours, theirs)| (Either::Left(ours), theirs))?,
+            None => pairs.open().await.map(|(ours, theirs)| (Either::Right(ours), theirs))?,
+        };
+        self.hand_over(listener, theirs, told.as_deref())
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
-        speak(ours).await
+        Ok(Line { sender: speak(ours).await?, told })
     }
 
     /// Keeps a connection for the next request, for as long as the worker surely does.
-    pub(super) fn keep(&self, lane: Lane, sender: SendRequest<Upload>, keep: Duration) {
+    pub(super) fn keep(&self, lane: Lane, line: Line, keep: Duration) {
         let now = Instant::now();
-        if !sender.is_closed() {
-            lock(&self.idle).put(lane, sender, now + keep, now, SendRequest::is_closed);
+        let is_closed = |line: &Line| line.sender.is_closed();
+        if !is_closed(&line) {
+            lock(&self.idle).put(lane, line, now + keep, now, is_closed);
         }
     }
 

@@ -108,7 +108,7 @@ pub(super) async fn ask_for_sticky(
     let ask = async || -> io::Result<()> {
         let (ours, theirs) = shared.front.open_pair().await?;
         worker
-            .give_to_sticky(theirs)
+            .give_to_sticky(theirs, None)
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
         probe::ask(ours).await

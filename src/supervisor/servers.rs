@@ -348,7 +348,7 @@ async fn give_out(mut connection: OwnedFd, key: String, members: Members, turn: 
                 if members.is_empty() { None } else { Some(members[turn % members.len()].clone()) }
             };
             let Some(member) = member else { return };
-            match member.give_to_server(&key, connection).await {
+            match member.give_to_server(&key, connection, None).await {
                 Ok(()) => return,
                 Err(back) => connection = back,
             }

@@ -1,8 +1,9 @@
 // Loaded into a Node worker before the app (NODE_OPTIONS, --require).
 //
 // Requests come over cohortd's own connections; here their sockets are given the client's addresses, as the app would
-// see them under Node's own cluster. cohortd says them in a header, the first one, which is taken out where Node's parser
-// hands the headers over: before any event, and before anything that the app may have put around http.
+// see them under Node's own cluster. cohortd says them with each connection, and where that goes on to another client of
+// the same address, in a header. It is the first one, and is taken out where Node's parser hands the headers over: before
+// any event.
 //
 // Clients' connections that this worker has go back to cohortd when they are idle and it asks for them; and where the
 // worker listens itself (deliver = "shared"), cohortd can end that without the app's noticing.
@@ -20,7 +21,7 @@ delete require.cache[__filename];
 if (token) {
   try {
     leaveNoTrace();
-    readHeader();
+    nameClients();
     listenToCohortd();
   } catch {
     // as above
@@ -36,34 +37,61 @@ function leaveNoTrace() {
   else delete env.NODE_OPTIONS;
 }
 
-function readHeader() {
-  const { prototype } = require("node:http").IncomingMessage;
+function nameClients() {
+  const { IncomingMessage } = require("node:http");
+  const { Socket } = require("node:net");
+  if (!readHeader(IncomingMessage.prototype)) return;
+
+  const own = new WeakSet(); // cohortd's connections
+  allowReset(Socket.prototype, own);
+  // Before Node makes a socket of it.
+  process.prependListener("internalMessage", ({ cmd, peer }, handle) => {
+    if (cmd !== "NODE_HANDLE" || typeof peer !== "string" || !handle) return;
+    own.add(handle);
+    if (!peer) return; // a Unix socket's
+    const [theirs, ours] = endsIn(peer);
+    handle.getpeername = (out) => (Object.assign(out, theirs), 0);
+    handle.getsockname = (out) => (Object.assign(out, ours), 0);
+  });
+
+  // From now on cohortd says who clients are.
+  process.send({ cmd: "COHORTD_PEER", data: token }, () => {});
+}
+
+// A Unix socket can't be reset, and Node says so by throwing. To cohortd it is the same.
+function allowReset(prototype, own) {
+  const { resetAndDestroy } = prototype;
+  if (!resetAndDestroy) return;
+  prototype.resetAndDestroy = function () {
+    return own.has(this._handle) ? this.destroy() : resetAndDestroy.call(this);
+  };
+}
+
+// Both ends, as net.Socket remembers what the kernel says.
+function endsIn(words) {
+  const [address, port, localAddress, localPort] = words.split(" ");
+  const end = (address, port) => ({ address, family: address.includes(":") ? "IPv6" : "IPv4", port: Number(port) });
+  return [end(address, port), end(localAddress, localPort)];
+}
+
+function readHeader(prototype) {
   const { _addHeaderLines } = prototype;
-  if (typeof _addHeaderLines !== "function") return;
-
-  // As net.Socket remembers what the kernel says.
-  const end = (address, port) =>
-    address ? { address, family: address.includes(":") ? "IPv6" : "IPv4", port: Number(port) } : {}; // a Unix socket's
-
+  if (typeof _addHeaderLines !== "function") return false;
   prototype._addHeaderLines = function (headers, n) {
     try {
       const name = headers[0];
       // Where a client has sent such a header too, ours is written in its letters.
       if (name?.length === HEADER.length && name.toLowerCase() === HEADER && headers[1].startsWith(token)) {
-        const [, address, port, localAddress, localPort] = headers[1].split(" ");
+        [this.socket._peername, this.socket._sockname] = endsIn(headers[1].slice(token.length + 1));
         headers.splice(0, 2);
         n = Math.min(n, headers.length);
-        this.socket._peername = end(address, port);
-        this.socket._sockname = end(localAddress, localPort);
       }
     } catch {
       // as above
     }
     return _addHeaderLines.call(this, headers, n);
   };
-
-  // From now on cohortd says it.
-  process.send({ cmd: "COHORTD_PEER", data: token }, () => {});
+  return true;
 }
 
 function listenToCohortd() {

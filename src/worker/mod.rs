@@ -117,16 +117,22 @@ impl Worker {
         self.peer_token.get().map(String::as_str)
     }
 
-    /// Gives a connection to the worker's server known by `key`.
+    /// Gives a connection to the worker's server known by `key`; here as below, `peer` is what it
+    /// shall take for the connection's ends, if it hears of such things.
     ///
     /// # Errors
     /// The worker refused it (it is closing, or has `maxConnections`) or is gone: the connection,
     /// of which nothing has been read.
-    pub async fn give_to_server(&self, key: &str, connection: OwnedFd) -> Result<(), OwnedFd> {
+    pub async fn give_to_server(
+        &self,
+        key: &str,
+        connection: OwnedFd,
+        peer: Option<&str>,
+    ) -> Result<(), OwnedFd> {
         let seq = self.next_seq();
         let (answer, answered) = oneshot::channel();
         self.offers().insert(seq, answer);
-        let message = WithHandle::new(HandleType::Native, Message::newconn(seq, key));
+        let message = WithHandle::new(HandleType::Native, Message::newconn(seq, key)).of_peer(peer);
         let given = self.give(&message, connection).await;
         let result = match given {
             Ok(connection) => match answered.await {
@@ -143,8 +149,12 @@ impl Worker {
     ///
     /// # Errors
     /// The worker is gone: the connection, of which nothing has been read.
-    pub async fn give_to_sticky(&self, connection: OwnedFd) -> Result<(), OwnedFd> {
-        let message = WithHandle::new(HandleType::Socket, StickyConnection::new());
+    pub async fn give_to_sticky(
+        &self,
+        connection: OwnedFd,
+        peer: Option<&str>,
+    ) -> Result<(), OwnedFd> {
+        let message = WithHandle::new(HandleType::Socket, StickyConnection::new()).of_peer(peer);
         self.give(&message, connection).await.map(drop)
     }
 
@@ -225,8 +235,13 @@ impl Worker {
     ///
     /// # Errors
     /// The worker is gone: the connection, of which nothing has been read.
-    pub async fn give_to_hook(&self, at: &str, connection: OwnedFd) -> Result<(), OwnedFd> {
-        let message = WithHandle::new(HandleType::Native, ToHook::take(at));
+    pub async fn give_to_hook(
+        &self,
+        at: &str,
+        connection: OwnedFd,
+        peer: Option<&str>,
+    ) -> Result<(), OwnedFd> {
+        let message = WithHandle::new(HandleType::Native, ToHook::take(at)).of_peer(peer);
         self.give(&message, connection).await.map(drop)
     }
 

@@ -258,7 +258,8 @@ fn clients_that_take_turns_are_told_apart() {
     let opened = wires[0].1.get("/looks").json()["opened"].clone();
     let opened = opened.as_array().expect("addresses");
     assert!(opened.len() <= 4, "they are used again: {opened:?}");
-    assert!(opened.iter().all(|from| from == "127.0.0.1"), "nothing was said yet: {opened:?}");
+    let known = [TWO, THREE].map(|source| json!(source.to_string()));
+    assert!(opened.iter().all(|from| known.contains(from)), "known from the first: {opened:?}");
 }
 
 /// A handler that is still at work when its response has ended must not take the next client for
@@ -279,6 +280,17 @@ fn a_socket_does_not_become_somebody_else() {
     for (n, look) in late.as_array().expect("20").iter().enumerate() {
         let own = [TWO, THREE][n % 2].to_string();
         assert_eq!(*look, json!([own, own]), "{n}: {late}");
+    }
+}
+
+#[test]
+fn an_app_may_reset_a_connection() {
+    for version in NODES {
+        let app = Spec::new("ends.js").node(version).workers(1).start();
+        let mut wire = Wire::open_from(TWO, v4(&app));
+        assert_eq!(wire.get("/reset").status, 502, "{version}");
+        assert_eq!(wire.get("/ip").json()["remote"], TWO.to_string(), "{version}");
+        assert!(!app.log().contains(" exited "), "{version}: {}", app.log());
     }
 }
 

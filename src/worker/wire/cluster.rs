@@ -306,17 +306,25 @@ pub enum HandleType {
 
 /// The wrapping of every message that goes with a descriptor.
 #[derive(Debug, Serialize)]
-pub struct WithHandle<M> {
+pub struct WithHandle<'a, M> {
     cmd: &'static str,
     #[serde(rename = "type")]
     kind: HandleType,
     msg: M,
+    /// For what we have loaded into the worker; Node itself does not look at it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<&'a str>,
 }
 
-impl<M> WithHandle<M> {
+impl<'a, M> WithHandle<'a, M> {
     /// Wraps `msg`.
     pub fn new(kind: HandleType, msg: M) -> Self {
-        WithHandle { cmd: "NODE_HANDLE", kind, msg }
+        WithHandle { cmd: "NODE_HANDLE", kind, msg, peer: None }
+    }
+
+    /// The connection's ends are to be taken for these.
+    pub fn of_peer(self, peer: Option<&'a str>) -> Self {
+        WithHandle { peer, ..self }
     }
 }
 

@@ -3,6 +3,7 @@
 //
 // /ip              what Express makes of it; its `trust proxy` is TRUST
 // /late?ms=        answers, and looks at its socket again after that; /looks: what such looks have seen
+// /reset           no answer: the connection is reset
 // /family          the environment of this process and of those that it starts
 // /…               what each place has seen, in order. The same for upgrades, on the connection
 const { execFile, fork } = require("node:child_process");
@@ -86,6 +87,7 @@ function answer(req, res) {
   const [path, query] = req.url.split("?", 2);
   const { socket } = req;
   if (path === "/ip") return (app ??= express())(req, res);
+  if (path === "/reset") return socket.resetAndDestroy();
   if (path === "/looks") return json(res, { late, opened });
   if (path === "/family") return families().then((all) => json(res, all), (error) => json(res, { error: error.stack }));
   if (path === "/late") {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hyper::header::{HeaderMap, HeaderValue};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::admission::network_of;
 use super::affinity::{self, Affinity};
@@ -27,7 +27,7 @@ const PARK: Duration = Duration::from_millis(250);
 const MAX_PARKED: usize = 4096;
 
 /// Where proxies say who their client is.
-pub(super) const FORWARDED_FOR: &str = "x-forwarded-for";
+pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// A worker that is preferred gets no more than so many times its share of the load.
 const MAX_SHARE: usize = 3;
@@ -71,7 +71,8 @@ fn affinity<'h, I: Iterator<Item = &'h [u8]> + Clone>(
         Sticky::Cookie(name) => affinity::by_cookie(header("cookie"), name),
         Sticky::Header(name) => affinity::by(header(name).next()),
         Sticky::Address => {
-            let address = route.client(peer.address.map(|a| a.ip()), header(FORWARDED_FOR));
+            let address =
+                route.client(peer.address.map(|a| a.ip()), header(FORWARDED_FOR.as_str()));
             affinity::by(address.map(network_of).as_deref())
         }
     }

@@ -9,6 +9,13 @@ use super::choose::FORWARDED_FOR;
 use super::peer::Peer;
 use crate::config::Forwarded;
 
+pub(super) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
 /// The words of a header that is a list.
 pub(super) fn words(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     headers
@@ -33,8 +40,8 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         header::CONNECTION,
         header::TRANSFER_ENCODING,
         header::UPGRADE,
-        HeaderName::from_static("keep-alive"),
-        HeaderName::from_static("proxy-connection"),
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
     ] {
         headers.remove(name);
     }
@@ -54,14 +61,9 @@ pub(super) fn introduce(headers: &mut HeaderMap, peer: Peer, which: Forwarded) {
     if peer.trusted {
         return;
     }
-    for name in [
-        "forwarded",
-        FORWARDED_FOR,
-        "x-forwarded-host",
-        "x-forwarded-port",
-        "x-forwarded-proto",
-        "x-real-ip",
-    ] {
+    for name in
+        [header::FORWARDED, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PORT, FORWARDED_PROTO, REAL_IP]
+    {
         headers.remove(name);
     }
     let address = peer.address.map(|address| address.ip().to_canonical());
@@ -79,9 +81,9 @@ pub(super) fn introduce(headers: &mut HeaderMap, peer: Peer, which: Forwarded) {
     {
         headers.insert(FORWARDED_FOR, value);
     }
-    headers.insert("x-forwarded-proto", HeaderValue::from_static("http"));
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
     if let Some(host) = host {
-        headers.insert("x-forwarded-host", host);
+        headers.insert(FORWARDED_HOST, host);
     }
 }
 

@@ -6,19 +6,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Incoming};
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::access_log::Entry;
 use super::affinity::{Affinity, COOKIE};
 use super::choose::{FORWARDED_FOR, Work, affinity_of};
 use super::download::{Download, Lease};
-use super::fields::{identify, introduce, strip_hop_by_hop, words};
+use super::fields::{KEEP_ALIVE, identify, introduce, strip_hop_by_hop, words};
 use super::front::{Front, LongPoll, Settings};
 use super::head::{self, MAX_HEADERS, Session};
 use super::idle::Lane;
@@ -95,7 +95,7 @@ pub(super) async fn serve(
     limits: &Limits,
     stop: &CancellationToken,
 ) {
-    let begun = CancellationToken::new();
+    let begun = Notify::new();
     let requests = Requests {
         front,
         listener,
@@ -104,7 +104,7 @@ pub(super) async fn serve(
         last_end: Mutex::default(),
     };
     let service = service_fn(|request| {
-        begun.cancel();
+        begun.notify_one();
         requests.next(request)
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -118,9 +118,13 @@ pub(super) async fn serve(
         .with_upgrades();
     tokio::pin!(connection);
     // Its first request has been seen in the kernel: that one is answered in any case.
-    let stopped = async { tokio::join!(stop.cancelled(), begun.cancelled()) };
+    let stopped = async {
+        stop.cancelled().await;
+        begun.notified().await;
+    };
     // A connection's errors are its client's doing, and told to it.
     tokio::select! {
+        biased;
         _ = &mut connection => return,
         _ = stopped => connection.as_mut().graceful_shutdown(),
     }
@@ -228,10 +232,9 @@ impl Requests {
             Err(broken) => return refusal(broken.status(), &broken.to_string()),
         };
         let request = Request::from_parts(head, body);
-        let stop = front.stopping();
         let sent = tokio::select! {
             sent = self.send(&session, affinity, is_poll, request) => sent,
-            () = stop.cancelled(), if is_poll => Err(Failure::SessionEnds),
+            () = front.stop.cancelled(), if is_poll => Err(Failure::SessionEnds),
         };
         match sent {
             Ok((mut response, lease)) => {
@@ -324,10 +327,9 @@ impl Requests {
             };
             ends.tell(&upstream.worker, &mut line.told, request.headers_mut());
             let copy = (repeatable && !repeated).then(|| copy_of(&request));
-            let gone = upstream.gone();
             let response = tokio::select! {
                 response = line.sender.try_send_request(request) => response,
-                () = gone.cancelled(), if is_poll => return Err(Failure::SessionEnds),
+                () = upstream.gone.cancelled(), if is_poll => return Err(Failure::SessionEnds),
                 () = &mut ended => return Err(Failure::SessionEnds),
             };
             match response {
@@ -448,7 +450,7 @@ fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
     if words(headers, header::CONNECTION).any(|w| w.eq_ignore_ascii_case("close")) {
         return None;
     }
-    let said = words(headers, HeaderName::from_static("keep-alive"))
+    let said = words(headers, KEEP_ALIVE)
         .find_map(|word| word.strip_prefix("timeout=").and_then(|n| n.parse::<u64>().ok()));
     Some(said.map_or(KEEP, |seconds| Duration::from_millis(seconds.saturating_mul(500))))
 }

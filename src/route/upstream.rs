@@ -77,7 +77,8 @@ pub struct Upstream {
     tunnels: Mutex<Vec<Weak<CancellationToken>>>,
     /// Something has come to its end.
     less: Notify,
-    gone: CancellationToken,
+    /// It can't be sent to any more.
+    pub(super) gone: CancellationToken,
 }
 
 /// A connection to a worker, for one request at a time.
@@ -168,11 +169,6 @@ impl Upstream {
     /// How much of its slow start is over, from 0 to 1.
     pub(super) fn started(&self) -> f64 {
         self.since.get().map_or(0.0, |since| since.elapsed().as_secs_f64() / SLOW_START).min(1.0)
-    }
-
-    /// Ends when the worker can't be sent to any more.
-    pub(super) fn gone(&self) -> CancellationToken {
-        self.gone.clone()
     }
 
     /// A client's connection was handed over for good.
@@ -282,7 +278,9 @@ impl Upstream {
 
     /// Whether the worker can serve this listener.
     pub fn serves(&self, listener: ListenerId) -> bool {
-        self.door(listener).is_some()
+        self.private.get().is_some()
+            || self.is_sticky()
+            || lock(&self.servers).contains_key(&listener)
     }
 
     fn door(&self, listener: ListenerId) -> Option<Door> {
@@ -293,7 +291,7 @@ impl Upstream {
             return Some(Door::Shared(at.clone()));
         }
         let server = lock(&self.servers).get(&listener).cloned().map(Door::Server);
-        server.or_else(|| self.sticky.load(Ordering::Relaxed).then_some(Door::Sticky))
+        server.or_else(|| self.is_sticky().then_some(Door::Sticky))
     }
 
     /// Requests in flight and connections being handed over.

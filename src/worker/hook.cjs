@@ -38,15 +38,22 @@ function leaveNoTrace() {
 }
 
 function nameClients() {
-  const { IncomingMessage } = require("node:http");
+  const { prototype } = require("node:http").IncomingMessage;
   const { Socket } = require("node:net");
-  if (!readHeader(IncomingMessage.prototype)) return;
+  const { value, writable } = Object.getOwnPropertyDescriptor(prototype, "_addHeaderLines") ?? {};
+  if (typeof value !== "function" || !writable) return;
 
-  const own = new WeakSet(); // cohortd's connections
-  allowReset(Socket.prototype, own);
+  // A change there costs every request of any connection, so it waits for one of cohortd's.
+  let own; // these
+  const begin = () => {
+    own = new WeakSet();
+    readHeader(prototype);
+    allowReset(Socket.prototype, own);
+  };
   // Before Node makes a socket of it.
   process.prependListener("internalMessage", ({ cmd, peer }, handle) => {
     if (cmd !== "NODE_HANDLE" || typeof peer !== "string" || !handle) return;
+    if (!own) begin();
     own.add(handle);
     if (!peer) return; // a Unix socket's
     const [theirs, ours] = endsIn(peer);
@@ -76,7 +83,6 @@ function endsIn(words) {
 
 function readHeader(prototype) {
   const { _addHeaderLines } = prototype;
-  if (typeof _addHeaderLines !== "function") return false;
   prototype._addHeaderLines = function (headers, n) {
     try {
       const name = headers[0];
@@ -91,7 +97,6 @@ function readHeader(prototype) {
     }
     return _addHeaderLines.call(this, headers, n);
   };
-  return true;
 }
 
 function listenToCohortd() {

@@ -5,7 +5,7 @@ PACKAGES = tests/rig/packages
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo build install test chaos fuzz bench test-setup ci fmt lint doc deny clean
+.PHONY: help demo build install test chaos fuzz bench profile test-setup ci fmt lint doc deny clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,6 +51,14 @@ bench: ## Measure it beside nginx, HAProxy, PM2 and @socket.io's own, and write 
 	npm ci --prefix benches/peers --no-fund --no-audit
 	cargo build --release --locked
 	exec benches/peers/node_modules/node24/bin/node benches/run.js
+
+profile: ## Find out where the router's CPU goes, beside its peers', and write docs/profile.md
+	$(PACKAGES) cc:gcc npm:npm nginx:nginx wrk:wrk perf:linux-perf
+	npm ci --prefix benches/peers --no-fund --no-audit
+	CARGO_TARGET_DIR=target/profile RUSTFLAGS="-C force-frame-pointers=yes" CARGO_PROFILE_RELEASE_DEBUG=line-tables-only \
+		cargo build --release --locked
+	CARGO_TARGET_DIR=target/profile BENCH_PROFILE=1 BENCH_ROUNDS=1 BENCH_ONLY=http,emit2,cohortd,handoff,nginx,cluster \
+		exec benches/peers/node_modules/node24/bin/node benches/run.js
 
 ci: ## What has to pass before a change lands
 	.ci/run

@@ -3,6 +3,7 @@ const fs = require("node:fs");
 const os = require("node:os");
 const path = require("node:path");
 const { spawnSync } = require("node:child_process");
+const profile = require("./profile");
 
 const sorted = (numbers) => numbers.filter(Number.isFinite).sort((a, b) => a - b);
 function median(numbers) {
@@ -19,6 +20,7 @@ const spread = (numbers, format) => {
 const MB = 1e6;
 
 exports.brief = (sample) => Object.entries(sample)
+  .filter(([name]) => name !== "parts")
   .map(([name, x]) => (typeof x === "number" ? `${name} ${round(x)}` : name === "share" ? brieflyShared(x) : x && `${name} ${x}`)).filter(Boolean).join("  ");
 const PARTS = ["router", "workers", "load", "other"];
 const brieflyShared = (share) => PARTS.map((part) => `${part} ${share[part].toFixed(0)} %`).join(", ");
@@ -176,4 +178,15 @@ ${tables(sockets).map((t) => table(t, results, contestants)).filter(Boolean).joi
 ![Router CPU a request over the number of idle WebSockets](benchmarks.svg)
 `;
   return { text, plot: plot(results, contestants, sockets) };
+};
+
+exports.profile = (results, contestants, { seconds, sockets }) => {
+  const sections = tables(sockets).filter(([work, load]) => results[work]?.[load]).map(([work, load, title, text]) =>
+    `## ${title}\n${text}\n\n${profile.table(results[work][load], (name) => contestants[name].title)}`);
+  return `# Where the router's CPU goes
+Written by \`make profile\`: don't edit. Samples of ${seconds} s, on ${new Date().toISOString().slice(0, 10)}; what was measured how is in
+[benchmarks.md](benchmarks.md), what follows from it in [performance.md](performance.md). Each part is its share of perf's
+samples times the router's µs for a unit of the load, which is a little more under perf than without it.
+
+${[...new Set(sections)].join("\n")}`;
 };

@@ -2,17 +2,19 @@
 // loads on it. Prints what it finds, and writes it to docs/benchmarks.md.
 //
 // BENCH_ROUNDS (5), BENCH_SECONDS (5) of each load, BENCH_SOCKETS (10000) at most that idle, and BENCH_ONLY: names of
-// works and contestants, separated by commas, and then docs/benchmarks.md stays as it is.
+// works and contestants, separated by commas, and then docs/benchmarks.md stays as it is. With BENCH_PROFILE=1 it finds
+// out instead where the routers' CPU goes, and writes docs/profile.md.
 const fs = require("node:fs");
 const os = require("node:os");
 const path = require("node:path");
 const contestants = require("./contestants");
 const works = require("./works");
+const profile = require("./profile");
 const report = require("./report");
 const { Line, websocket } = require("./load/client");
 const { until, pause, assertRunning, endAll } = require("./processes");
 
-const { BENCH_ROUNDS = 5, BENCH_SECONDS = 5, BENCH_SOCKETS = 10_000, BENCH_ONLY = "" } = process.env;
+const { BENCH_ROUNDS = 5, BENCH_SECONDS = 5, BENCH_SOCKETS = 10_000, BENCH_ONLY = "", BENCH_PROFILE } = process.env;
 const START_MS = 30_000;
 const SETTLE_MS = 500;
 const settings = {
@@ -93,8 +95,9 @@ async function measure(work, name) {
     const running = await begin(contestants[name], work, dir);
     for (const loadName of Object.keys(work.loads)) {
       left.delete(loadName);
-      await work.loads[loadName](running, settings.seconds, settings)
-        .then((sample) => note(work, loadName, name, sample), (e) => note(work, loadName, name, null, e.message));
+      const watched = BENCH_PROFILE && profile.watch(running.routers, dir, settings.seconds);
+      await Promise.all([work.loads[loadName](running, settings.seconds, settings), watched])
+        .then(([sample, parts]) => note(work, loadName, name, { ...sample, parts }), (e) => note(work, loadName, name, null, e.message));
     }
   } catch (e) {
     for (const loadName of left) note(work, loadName, name, null, e.message);
@@ -115,6 +118,7 @@ async function main() {
       }
     }
   }
+  if (BENCH_PROFILE) return fs.writeFileSync(path.join(__dirname, "../docs/profile.md"), report.profile(results, contestants, settings));
   const { text, plot } = report.write(results, works, contestants, settings, (Date.now() - began) / 60_000);
   console.log(`\n${text}`);
   if (only.length) return console.log("docs/benchmarks.md stays as it is: BENCH_ONLY is set");

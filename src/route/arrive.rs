@@ -15,7 +15,7 @@ use super::front::{Front, Settings};
 use super::given::{Origin, Speaks};
 use super::head::{self, Opening, Refusal, Session};
 use super::peek::peek;
-use super::peer::Peer;
+use super::peer::{Ends, Peer};
 use super::upstream::ListenerId;
 use super::{handoff, proxy, proxy_protocol};
 use crate::config::{Deliver, Network, Protocol, Route};
@@ -145,9 +145,8 @@ impl Front {
                 (session, Speaks::Http(Some(Arc::new(Origin { listener, peer }))))
             }
             Opening::Request(_) | Opening::Upgrade(_) => {
-                let limits = &settings.limits;
-                return proxy::serve(self.clone(), listener, client, peer, limits, &self.stop)
-                    .await;
+                let (ends, limits) = (Ends::of(&client, peer), &settings.limits);
+                return proxy::serve(self.clone(), listener, client, peer, ends, limits).await;
             }
             Opening::Refused(refusal) => return refuse(&mut client, refusal.status()).await,
             Opening::Partial => return,

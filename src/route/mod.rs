@@ -30,6 +30,7 @@ pub mod proxy_protocol;
 pub mod table;
 mod take_back;
 mod tunnel;
+mod upgrade;
 mod upload;
 mod upstream;
 pub mod websocket;

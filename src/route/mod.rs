@@ -11,6 +11,7 @@
 mod access_log;
 mod admission;
 pub mod affinity;
+mod ahead;
 mod arrive;
 mod check;
 mod choose;
@@ -29,6 +30,8 @@ mod proxy;
 pub mod proxy_protocol;
 pub mod table;
 mod take_back;
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
+mod tls;
 mod tunnel;
 mod upgrade;
 mod upload;
@@ -36,4 +39,5 @@ mod upstream;
 pub mod websocket;
 
 pub use front::Front;
+pub use tls::Tls;
 pub use upstream::{ListenerId, Upstream};

@@ -18,6 +18,8 @@ pub(super) struct Peer {
     pub(super) address: Option<SocketAddr>,
     /// A proxy of ours, whose forwarded headers are true.
     pub(super) trusted: bool,
+    /// What it sends is encrypted, up to here.
+    pub(super) encrypted: bool,
 }
 
 /// What is read and taken out by what we load into Node workers, `worker/hook.cjs`.

@@ -123,6 +123,7 @@ impl Front {
         client: Client,
         peer: Peer,
     ) {
+        let peer = Peer { encrypted: true, ..peer };
         let ends = Ends::of(&client, peer);
         let mut client = match self.in_time(limits.head_timeout, tls.accept(client)).await {
             Ok(Ok(Either::Left(client))) => Ahead::new(client),
@@ -137,7 +138,6 @@ impl Front {
         };
         match self.in_time(limits.head_timeout, client.peek(limits.head_size, read)).await {
             Ok(Ok(Opening::Request(_) | Opening::Upgrade(_))) => {
-                let peer = Peer { encrypted: true, ..peer };
                 proxy::serve(self.clone(), listener, client, peer, ends, limits).await;
             }
             // HTTP/2, though that was not agreed on, or TLS once more.

@@ -21,10 +21,11 @@ use tokio_rustls::rustls::{
     SupportedProtocolVersion,
 };
 
-use crate::app::{App, DEADLINE, Spec, client, free_port, until};
+use crate::app::{App, DEADLINE, NODES, Spec, client, free_port, until};
 use crate::cluster::certificate;
 use crate::raw::{Bare, Stream, Wire, descriptors};
 use crate::reload::{Load, ok, refused};
+use crate::systemd::on_each;
 
 type Encrypted = StreamOwned<ClientConnection, TcpStream>;
 
@@ -170,17 +171,24 @@ fn requests_come_through_and_the_app_hears_that_they_were_encrypted() {
 }
 
 #[test]
-fn the_app_sees_its_clients_own_addresses() {
+fn the_app_sees_its_clients_as_if_tls_were_its_own() {
     let certificates = Certificates::new();
-    let app = web(&certificates, STRANGERS).start();
     let client = Arc::new(certificates.client(ALL_VERSIONS));
-    for source in ["127.0.0.2", "127.0.0.3"] {
-        let source = source.parse().expect("an address");
-        let stream = crate::raw::connect_from(source, app.address().parse().expect("one"));
-        let port = stream.local_addr().expect("has one").port();
-        let seen = Wire::over(encrypt(&client, stream).expect("a handshake")).get("/whoami").json();
-        assert_eq!(seen["remoteAddress"], source.to_string(), "{seen}");
-        assert_eq!(seen["remotePort"], port, "{seen}");
+    for version in NODES {
+        let app = web(&certificates, STRANGERS).node(version).start();
+        for source in ["127.0.0.2", "127.0.0.3", "127.0.0.2"] {
+            let source = source.parse().expect("an address");
+            let stream = crate::raw::connect_from(source, app.address().parse().expect("one"));
+            let port = stream.local_addr().expect("has one").port();
+            let mut wire = Wire::over(encrypt(&client, stream).expect("a handshake"));
+            for _ in 0..2 {
+                let seen = wire.get("/whoami").json();
+                assert_eq!(seen["remoteAddress"], source.to_string(), "{version}: {seen}");
+                assert_eq!(seen["remotePort"], port, "{version}: {seen}");
+                assert_eq!(seen["encrypted"], true, "{version}: {seen}");
+                assert!(!seen["rawHeaders"].to_string().contains("cohortd"), "{seen}");
+            }
+        }
     }
 }
 
@@ -338,6 +346,40 @@ fn credentials_and_relative_paths_are_found() {
         format!("[tls]\ncertificate = \"{up}{folder}/cert.pem\"\nkey = \"{up}{folder}/key.pem\"");
     let app = Spec::new("web.js").workers(1).more(&toml).start();
     assert_eq!(certificates.open(app.address()).get("/raw").status, 200);
+}
+
+/// What only root may read the app's user gets from systemd.
+#[test]
+fn a_service_gets_them_as_credentials() {
+    let certificates = Certificates::new();
+    on_each(|host| {
+        for name in ["cert.pem", "key.pem"] {
+            let text = fs::read_to_string(certificates.path(name)).expect("readable");
+            host.write(&format!("/etc/credstore/myapp.{name}"), &text);
+        }
+        host.ok("chmod -R go= /etc/credstore");
+        host.add("myapp", "/srv/js/apps/web.js", "8080");
+        let plain = host.ok("cat /etc/cohortd/myapp.toml");
+        let tls = "certificate = \"credential:myapp.cert.pem\"\nkey = \"credential:myapp.key.pem\"";
+        host.write(
+            "/etc/cohortd/myapp.toml",
+            &format!("{plain}\n\n[tls]\n{tls}\n[reload]\ncanary = \"100ms\"\n"),
+        );
+        host.ok("cohortctl check myapp");
+        host.ok("cohortctl add myapp --user myapp");
+        host.ok("systemctl start myapp@cluster");
+        host.get("-k https://127.0.0.1:8080/raw");
+        host.ok("systemctl reload myapp");
+        host.get("-k https://127.0.0.1:8080/raw");
+        let users = host.ok(&format!("ps -o user= -p {}", host.main_pid()));
+        assert_eq!(users, "myapp");
+
+        // Without one of them nothing starts, and the log says which.
+        host.ok("rm /etc/credstore/myapp.key.pem");
+        assert_ne!(host.run("systemctl restart myapp").code, 0);
+        host.logs("-p err", "myapp.toml:8:7: ");
+        host.logs("-p err", "/myapp.key.pem can't be read: No such file");
+    });
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //!                                             │            the connection goes (given)      │
 //!                                             └─▶ proxy    each request by its own session ─┘
 //!                                                          (choose, table)
+//!         `[tls]`: tls, ahead (head) ─▶ proxy
 //! worker is drained: take_back, disconnect
 //! ```
 

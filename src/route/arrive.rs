@@ -130,7 +130,11 @@ impl Front {
             Ok(Ok(Either::Right(mut client))) => {
                 return refuse_saying(&mut client, "400 Bad Request", NO_TLS).await;
             }
-            Ok(Err(_)) | Err(_) => return, // it has been told why, where that can be told
+            Ok(Err(error)) => {
+                // It has been told, if it has said anything.
+                return tracing::debug!(client = ?peer.address, %error, "no TLS handshake");
+            }
+            Err(_late) => return,
         };
         let read = |bytes: &[u8]| match head::look(bytes, limits.head_size) {
             Opening::Partial => None,

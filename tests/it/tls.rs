@@ -21,7 +21,7 @@ use tokio_rustls::rustls::{
     SupportedProtocolVersion,
 };
 
-use crate::app::{App, DEADLINE, NODES, Spec, client, free_port, until};
+use crate::app::{App, DEADLINE, NODES, Spec, client, cohortctl, free_port, until};
 use crate::cluster::certificate;
 use crate::raw::{Bare, Stream, Wire, descriptors};
 use crate::reload::{Load, ok, refused};
@@ -161,6 +161,16 @@ fn requests_come_through_and_the_app_hears_that_they_were_encrypted() {
         }
         assert_eq!(wire.answer().json()["headers"]["x-forwarded-proto"], "https");
     }
+    // More than the first head at once, and a head that is nearly too large for Node.
+    let mut wire = certificates.open(app.address());
+    let large = "x".repeat(15_000);
+    wire.send(format!(
+        "POST /one HTTP/1.1\r\nHost: a\r\nX: {large}\r\nContent-Length: 9000\r\n\r\n{}GET \
+         /status?code=201 HTTP/1.1\r\nHost: a\r\n\r\n",
+        "y".repeat(9000)
+    ));
+    assert_eq!(wire.answer().text(), "9000");
+    assert_eq!(wire.answer().status, 201);
     // The end is said as TLS says it: else it could be somebody else's doing.
     let client = Arc::new(certificates.client(ALL_VERSIONS));
     let mut stream = handshake(&client, app.address()).expect("a handshake");
@@ -314,6 +324,13 @@ fn a_wrong_certificate_is_refused_and_the_old_one_goes_on() {
     }
     assert_eq!(app.workers(), before, "nothing was touched");
     ok(&app, &["reload"]);
+    // It can be taken away, and come back.
+    app.change("[tls]", "[profile.x.env]");
+    ok(&app, &["reload"]);
+    assert_eq!(Wire::open(app.address()).get("/raw").status, 200);
+    app.change("[profile.x.env]", "[tls]");
+    ok(&app, &["reload"]);
+    assert_eq!(shown(&certificates, &app), first);
 }
 
 #[test]
@@ -325,6 +342,10 @@ fn nothing_starts_with_a_wrong_certificate() {
     assert_eq!(app.wait(), Some(78));
     assert!(app.log().contains("this is not the key of"), "{}", app.log());
     assert!(app.workers().is_empty() && !app.log().contains("started"), "{}", app.log());
+    let checked = cohortctl().arg("check").arg(app.file()).output().expect("cohortctl starts");
+    assert_eq!(checked.status.code(), Some(78));
+    let said = String::from_utf8_lossy(&checked.stderr);
+    assert!(said.contains("this is not the key of"), "{said}");
     // Without systemd there are no credentials.
     let toml = "[tls]\ncertificate = \"credential:cert.pem\"\nkey = \"credential:key.pem\"";
     let mut app = Spec::new("web.js").more(toml).start_only();
@@ -441,6 +462,7 @@ fn a_client_that_stops_in_the_middle_is_let_go() {
     let mut wire = Wire::open(app.address());
     wire.send(b"\x16\x03\x01\x00\x05hello");
     assert!(wire.ends_now(), "with an alert, or without");
+    app.wait_for("no TLS handshake");
     drop(wire);
     assert!(until(|| descriptors(pid) <= before), "{} > {before}", descriptors(pid));
 }

@@ -25,7 +25,7 @@ use crate::app::{App, DEADLINE, NODES, Spec, client, cohortctl, free_port, until
 use crate::cluster::certificate;
 use crate::raw::{Bare, Stream, Wire, descriptors};
 use crate::reload::{Load, ok, refused};
-use crate::systemd::on_each;
+use crate::systemd::{Host, on_each};
 
 type Encrypted = StreamOwned<ClientConnection, TcpStream>;
 
@@ -373,12 +373,16 @@ fn credentials_and_relative_paths_are_found() {
 #[test]
 fn a_service_gets_them_as_credentials() {
     let certificates = Certificates::new();
-    on_each(|host| {
+    let store = |host: &Host| {
         for name in ["cert.pem", "key.pem"] {
             let text = fs::read_to_string(certificates.path(name)).expect("readable");
             host.write(&format!("/etc/credstore/myapp.{name}"), &text);
         }
         host.ok("chmod -R go= /etc/credstore");
+    };
+    let page = "--cacert /etc/credstore/myapp.cert.pem https://localhost:8080/raw";
+    on_each(|host| {
+        store(host);
         host.add("myapp", "/srv/js/apps/web.js", "8080");
         let plain = host.ok("cat /etc/cohortd/myapp.toml");
         let tls = "certificate = \"credential:myapp.cert.pem\"\nkey = \"credential:myapp.key.pem\"";
@@ -389,11 +393,18 @@ fn a_service_gets_them_as_credentials() {
         host.ok("cohortctl check myapp");
         host.ok("cohortctl add myapp --user myapp");
         host.ok("systemctl start myapp@cluster");
-        host.get("-k https://127.0.0.1:8080/raw");
+        host.get(page);
         host.ok("systemctl reload myapp");
-        host.get("-k https://127.0.0.1:8080/raw");
+        host.get(page);
         let users = host.ok(&format!("ps -o user= -p {}", host.main_pid()));
         assert_eq!(users, "myapp");
+
+        // Renewed ones come with a restart.
+        certificates.renew();
+        store(host);
+        assert_eq!(host.run(&format!("curl -sSf {page}")).code, 60, "not the one that is shown");
+        host.ok("systemctl restart myapp");
+        host.get(page);
 
         // Without one of them nothing starts, and the log says which.
         host.ok("rm /etc/credstore/myapp.key.pem");

@@ -20,10 +20,11 @@ build: ## Build the two programs
 	cargo build --release --locked
 
 test: test-setup ## Run every test, those under a real systemd included
-	cargo nextest run --locked
+	cargo nextest run --locked --lib -E 'test(without_tls)'
+	cargo nextest run --locked --all-features
 
 chaos: test-setup ## Ten minutes in which all goes wrong, under load, and ten under systemd; CHAOS_SEED=N repeats it
-	CHAOS_SECONDS=$${CHAOS_SECONDS:-600} cargo test --locked --test it chaos_is_survived -- --nocapture --test-threads 1
+	CHAOS_SECONDS=$${CHAOS_SECONDS:-600} cargo test --locked --all-features --test it chaos_is_survived -- --nocapture --test-threads 1
 
 fuzz: ## Fuzz what reads bytes of others, FUZZ_SECONDS=60 a target; needs cargo-fuzz and nightly Rust
 	$(PACKAGES) c++:g++
@@ -66,11 +67,12 @@ ci: ## What has to pass before a change lands
 fmt: ## Check the formatting
 	cargo fmt --all --check
 
-lint: ## clippy, warnings are errors
+lint: ## clippy, with all features and with none; warnings are errors
+	cargo clippy --all-targets --locked --all-features -- -D warnings
 	cargo clippy --all-targets --locked -- -D warnings
 
 doc: ## The crate's documentation, warnings are errors
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --document-private-items
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --all-features --document-private-items
 
 deny: ## Licences, sources and duplicates of dependencies
 	cargo deny --version >/dev/null 2>&1 || cargo install cargo-deny --locked

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use cohortd::config::{Config, Memory};
 use cohortd::control::Control;
 use cohortd::listen::{self, Inherited, Socket};
+use cohortd::route::Tls;
 use cohortd::supervisor::{self, Handle, Output, RunError};
 use cohortd::worker::cgroup::Delegated;
 use cohortd::worker::spawn;
@@ -74,6 +75,10 @@ fn run(file: &std::path::Path, output: Output) -> ExitCode {
         Ok(config) => config,
         Err(error) => return exit::bad_config(&error),
     };
+    let tls = match Tls::load(&config) {
+        Ok(tls) => tls,
+        Err(error) => return exit::bad_config(&error),
+    };
     let delegated = match Delegated::take() {
         Ok(delegated) => delegated,
         Err(error) => {
@@ -106,7 +111,7 @@ fn run(file: &std::path::Path, output: Output) -> ExitCode {
         Err(error) => return exit::failed(&error),
     };
     let app = config.app.clone();
-    let ended = runtime.block_on(run_with_control(config, sockets, output, delegated));
+    let ended = runtime.block_on(run_with_control(config, tls, sockets, output, delegated));
     drop(runtime); // and with it what is in the app's folder
     places::leave(&app);
     match ended {
@@ -117,6 +122,7 @@ fn run(file: &std::path::Path, output: Output) -> ExitCode {
 
 async fn run_with_control(
     config: Config,
+    tls: Option<Tls>,
     sockets: Vec<Socket>,
     output: Output,
     delegated: Option<Delegated>,
@@ -129,7 +135,7 @@ async fn run_with_control(
             tracing::warn!(%error, "no control socket: cohortctl can't speak to this app")
         }
     }
-    let ended = supervisor::run(config, sockets, output, delegated, requests).await;
+    let ended = supervisor::run(config, tls, sockets, output, delegated, requests).await;
     drop(handle); // its other end was there until now
     ended
 }

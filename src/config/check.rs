@@ -63,6 +63,7 @@ impl Check<'_> {
         let kind = self.word(&raw.kind, &words)?.unwrap_or(Kind::Node);
         self.fits(&raw, kind)?;
         let exec = self.exec(&raw.exec)?;
+        let listen = self.listen(&raw.listen, kind)?;
         Ok(Config {
             app,
             kind,
@@ -70,7 +71,8 @@ impl Check<'_> {
             route: self.route(&raw.route, kind, &exec)?,
             exec,
             directory,
-            listen: self.listen(&raw.listen, kind)?,
+            tls: self.tls(&raw.tls, &listen, kind)?,
+            listen,
             workers: self.workers(&raw.workers)?,
             framing: self
                 .word(

@@ -38,6 +38,7 @@ pub(super) struct File {
     pub(super) relay: Relay,
     #[serde(default)]
     pub(super) limits: Limits,
+    pub(super) tls: Option<Spanned<Tls>>,
     #[serde(default)]
     pub(super) log: Log,
     #[serde(default)]
@@ -138,6 +139,14 @@ pub(super) struct Limits {
     pub(super) body_timeout: Option<Text>,
     pub(super) connections: Option<Spanned<i64>>,
     pub(super) connections_per_client: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tls {
+    pub(super) certificate: Option<Text>,
+    pub(super) key: Option<Text>,
+    pub(super) listen: Option<Spanned<Vec<Text>>>,
 }
 
 #[derive(Default, Deserialize)]

@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use super::Kind;
 use super::check::{Check, Checked};
-use super::file::{File, Text};
+use super::file::{File, Route, Text};
 
 impl Check<'_> {
     /// Refuses what means nothing to workers of this kind.
@@ -47,6 +47,7 @@ impl Check<'_> {
             }
             self.fits_delivery(raw, deliver.as_ref())?;
         }
+        self.fits_tls(raw)?;
         if kind == Kind::Job {
             if let Some(text) = raw.listen.first() {
                 return refuse(text.span(), "listen", "a job has no socket");
@@ -56,6 +57,21 @@ impl Check<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Refuses what hands connections over of which only we have the keys.
+    fn fits_tls(&self, raw: &File) -> Checked<()> {
+        let Route { protocol, deliver, .. } = &raw.route;
+        let is = |text: &&Text, words: &[&str]| words.contains(&text.as_ref().as_str());
+        let tcp = protocol.iter().find(|text| is(text, &["tcp"]));
+        let whole = deliver.iter().find(|text| is(text, &["handoff", "shared"]));
+        match tcp.or(whole).filter(|_| raw.tls.is_some()) {
+            Some(text) => self.error(
+                text.span(),
+                "this gives connections to the workers, and with [tls] only cohortd can read them",
+            ),
+            None => Ok(()),
+        }
     }
 
     /// Refuses what can't be had where requests don't pass through us.

@@ -1,16 +1,18 @@
 //! The configuration: one TOML file an app, read whole and checked whole.
 //!
 //! `file` is the schema, `value` the small languages inside strings, `check` the way from there to
-//! [`Config`], `fits` what does not go together. A key that this version can't honour yet is refused, never ignored.
+//! [`Config`], `tls` that of one table, `fits` what does not go together. A key that this version can't honour yet is refused, never ignored.
 
 mod check;
 mod error;
 mod file;
 mod fits;
+mod tls;
 mod value;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ use crate::worker::wire::Framing;
 pub use error::ConfigError;
 use file::File;
 use hyper::header::HeaderName;
+pub use tls::{Pem, Tls};
 use toml::Spanned;
 pub use value::{Listen, Network};
 
@@ -61,6 +64,8 @@ pub struct Config {
     pub route: Route,
     /// `[limits]`.
     pub limits: Limits,
+    /// `[tls]`: clients' connections are encrypted up to us. Default: none is.
+    pub tls: Option<Tls>,
     /// `[log] access`: whether there is a line for each request, in JSON. Default `off`.
     pub access_log: bool,
     /// `[env]` and the chosen profile's over it.
@@ -316,8 +321,12 @@ impl Config {
 
     /// Something is wrong with `[reload] schedule`, in the file as it is now.
     pub(crate) fn bad_schedule(&self, message: impl Into<String>) -> ConfigError {
+        self.at(self.reload.schedule.as_ref().map(Spanned::span).unwrap_or_default(), message)
+    }
+
+    /// An error at a byte range of the file as it is now.
+    fn at(&self, span: Range<usize>, message: impl Into<String>) -> ConfigError {
         let source = std::fs::read_to_string(&self.file).unwrap_or_default();
-        let span = self.reload.schedule.as_ref().map(Spanned::span).unwrap_or_default();
         ConfigError::at(&self.file, &source, span, message)
     }
 

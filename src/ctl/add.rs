@@ -8,6 +8,7 @@ use std::process::Command;
 
 use super::{CONFIG_FOLDER, CtlError, booted, schedule, systemctl, units};
 use crate::config::{APP_NAME, Config, Kind, is_app_name};
+use crate::route::Tls;
 
 /// Make an app a systemd service: write its configuration (unless it is there) and its units
 #[derive(Debug, clap::Args)]
@@ -53,6 +54,7 @@ impl Add {
             None => Config::load(&file)?,
         };
         schedule::check(&config)?;
+        Tls::check(&config)?;
         let user = match &self.user {
             Some(user) => user.clone(),
             None => owner(&config)?,

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{CONFIG_FOLDER, CtlError, schedule};
 use crate::config::{Config, is_app_name};
+use crate::route::Tls;
 
 /// Check a configuration without touching anything
 #[derive(Debug, clap::Args)]
@@ -32,6 +33,7 @@ impl Check {
     pub fn run(&self) -> Result<(), CtlError> {
         let config = Config::load(&file_of(&self.app))?;
         schedule::check(&config)?;
+        Tls::check(&config)?;
         if let Some(profile) = self.profile.as_ref().filter(|p| **p != config.profile) {
             return Err(CtlError::Refused(format!(
                 "{app} is configured with the profile {configured}, not {profile}: use \

@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, Kind, Listen};
+use crate::config::{Config, Kind, Listen, Pem};
 use crate::systemd::unit_file::{self, FOLDER};
 
 /// Where else systemd looks for units: one of ours by the same name would take the place of it.
@@ -60,6 +60,12 @@ pub(super) fn render(config: &Config, user: &str, programs: &Path) -> Vec<Unit> 
     let wants = |_| format!("# [reload] schedule\nWants={}-reload.timer", config.app);
     let asks = config.stop.timeout.as_secs() * config.stop.method.len() as u64;
     let stop = config.stop.drain.as_secs() + asks + STOP_MARGIN_SECONDS;
+    let pems = config.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key]);
+    let mut credentials: Vec<String> =
+        pems.filter_map(Pem::credential).map(|name| format!("LoadCredential={name}")).collect();
+    if !credentials.is_empty() {
+        credentials.insert(0, "# [tls]: from /etc/credstore, or where systemctl edit says".into());
+    }
     let workers = match config.workers {
         1 => "one worker".to_owned(),
         n => format!("{n} workers"),
@@ -79,6 +85,7 @@ pub(super) fn render(config: &Config, user: &str, programs: &Path) -> Vec<Unit> 
         ("@WANTS_TIMER@", schedule.map(wants).unwrap_or_default()),
         ("@SCHEDULE@", schedule.unwrap_or_default().to_owned()),
         ("@LISTEN@", listen(&config.listen)),
+        ("@CREDENTIALS@", credentials.join("\n")),
         ("@WORKERS@", workers),
         ("@STOP_SECONDS@", stop.to_string()),
     ];

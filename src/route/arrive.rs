@@ -5,17 +5,19 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::error::Elapsed;
 use tokio_util::either::Either;
 
 use super::affinity::Affinity;
+use super::ahead::Ahead;
 use super::choose::{affinity_of_head, affinity_of_peer};
 use super::front::{Front, Settings};
 use super::given::{Origin, Speaks};
 use super::head::{self, Opening, Refusal, Session};
 use super::peek::peek;
-use super::peer::Peer;
+use super::peer::{Ends, Peer};
+use super::tls::Tls;
 use super::upstream::ListenerId;
 use super::{handoff, proxy, proxy_protocol};
 use crate::config::{Deliver, Network, Protocol, Route};
@@ -27,6 +29,9 @@ const LAST_CALL: Duration = Duration::from_secs(2);
 /// After a refusal, how long and how much is still read so that the client gets to see it.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
+
+/// What a client is told that speaks plain HTTP where TLS is spoken.
+const NO_TLS: &str = "This port speaks HTTPS: the request came without TLS.\n";
 
 /// Out of descriptors or memory: how long until the next try. The kernel keeps the connections.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -45,7 +50,7 @@ impl Front {
             };
             match accepted {
                 Ok((client, address)) => {
-                    let peer = Peer { address, trusted: self.trusts(address) };
+                    let peer = self.peer(address);
                     let connection = self.clone().connection(id, client, peer);
                     self.connections.spawn(connection);
                 }
@@ -65,6 +70,10 @@ impl Front {
         tokio::time::sleep(LAST_CALL).await;
     }
 
+    fn peer(&self, address: Option<SocketAddr>) -> Peer {
+        Peer { address, trusted: self.trusts(address), encrypted: false }
+    }
+
     fn trusts(&self, address: Option<SocketAddr>) -> bool {
         match address {
             Some(address) => self.settings().route.trusted.iter().any(|n| n.contains(address.ip())),
@@ -78,8 +87,11 @@ impl Front {
         let Some(peer) = self.introduced(&settings, &mut client, peer).await else { return };
         // A proxy has many clients.
         let one = peer.address.filter(|_| !peer.trusted).map(|address| address.ip());
+        let spoken = |tls: &&Tls| tls.is_spoken_at(&self.places[listener.0]);
+        let tls = settings.tls.as_ref().filter(spoken);
         let Some(_place) = self.admission.admit(limits, one) else {
-            if route.protocol == Protocol::Http {
+            // One that expects a handshake would not understand it.
+            if route.protocol == Protocol::Http && tls.is_none() {
                 refuse(&mut client, "503 Service Unavailable").await;
             }
             return;
@@ -90,10 +102,52 @@ impl Front {
             return handoff::hand_over(&self, listener, client, session, affinity, Speaks::Other)
                 .await;
         }
+        if let Some(tls) = tls {
+            // Boxed: other connections need no room for it.
+            return Box::pin(self.decrypt(&settings, tls, listener, client, peer)).await;
+        }
         let opening = self.in_time(limits.head_timeout, self.opening(&settings, &client, peer));
         match opening.await {
             Ok(Ok(opening)) => self.begin(&settings, listener, client, peer, opening).await,
             Ok(Err(_)) => {} // it went away
+            Err(_late) => refuse(&mut client, Refusal::Late.status()).await,
+        }
+    }
+
+    /// Serves a connection that is encrypted. Only we can read it: its requests pass through us.
+    async fn decrypt(
+        self: &Arc<Self>,
+        Settings { limits, .. }: &Settings,
+        tls: &Tls,
+        listener: ListenerId,
+        client: Client,
+        peer: Peer,
+    ) {
+        let peer = Peer { encrypted: true, ..peer };
+        let ends = Ends::of(&client, peer);
+        let mut client = match self.in_time(limits.head_timeout, tls.accept(client)).await {
+            Ok(Ok(Either::Left(client))) => Ahead::new(client),
+            Ok(Ok(Either::Right(mut client))) => {
+                return refuse_saying(&mut client, "400 Bad Request", NO_TLS).await;
+            }
+            Ok(Err(error)) => {
+                // It has been told, if it has said anything.
+                return tracing::debug!(client = ?peer.address, %error, "no TLS handshake");
+            }
+            Err(_late) => return,
+        };
+        let read = |bytes: &[u8]| match head::look(bytes, limits.head_size) {
+            Opening::Partial => None,
+            opening => Some(opening),
+        };
+        match self.in_time(limits.head_timeout, client.peek(limits.head_size, read)).await {
+            Ok(Ok(Opening::Request(_) | Opening::Upgrade(_))) => {
+                proxy::serve(self.clone(), listener, client, peer, ends, limits).await;
+            }
+            // HTTP/2, though that was not agreed on, or TLS once more.
+            Ok(Ok(Opening::Whole)) => refuse(&mut client, Refusal::Malformed.status()).await,
+            Ok(Ok(Opening::Refused(refusal))) => refuse(&mut client, refusal.status()).await,
+            Ok(Ok(Opening::Partial) | Err(_)) => {} // it went away
             Err(_late) => refuse(&mut client, Refusal::Late.status()).await,
         }
     }
@@ -145,9 +199,8 @@ impl Front {
                 (session, Speaks::Http(Some(Arc::new(Origin { listener, peer }))))
             }
             Opening::Request(_) | Opening::Upgrade(_) => {
-                let limits = &settings.limits;
-                return proxy::serve(self.clone(), listener, client, peer, limits, &self.stop)
-                    .await;
+                let (ends, limits) = (Ends::of(&client, peer), &settings.limits);
+                return proxy::serve(self.clone(), listener, client, peer, ends, limits).await;
             }
             Opening::Refused(refusal) => return refuse(&mut client, refusal.status()).await,
             Opening::Partial => return,
@@ -167,7 +220,7 @@ impl Front {
             _ => false,
         };
         let listener = ListenerId(self.places.iter().position(at).unwrap_or_default());
-        Origin { listener, peer: Peer { address, trusted: self.trusts(address) } }
+        Origin { listener, peer: self.peer(address) }
     }
 
     /// Whether requests go to their worker with their connection. Where @socket.io/sticky takes
@@ -188,9 +241,7 @@ impl Front {
             return Some(proxy);
         }
         match self.in_time(settings.limits.head_timeout, proxy_protocol::take(client)).await {
-            Ok(Ok(Some(address))) => {
-                Some(Peer { address: Some(address), trusted: self.trusts(Some(address)) })
-            }
+            Ok(Ok(address @ Some(_))) => Some(self.peer(address)),
             Ok(Ok(None)) => Some(proxy),
             Ok(Err(error)) if error.kind() == io::ErrorKind::Other => {
                 SAID.call_once(|| {
@@ -224,8 +275,20 @@ fn is_the_clients(error: &io::Error) -> bool {
 }
 
 /// Says why, and reads on for a moment: closing on unread bytes would take the answer back.
-pub(super) async fn refuse(client: &mut Client, status: &str) {
-    let answer = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+pub(super) async fn refuse(client: &mut (impl AsyncRead + AsyncWrite + Unpin), status: &str) {
+    refuse_saying(client, status, "").await;
+}
+
+async fn refuse_saying(
+    client: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    status: &str,
+    text: &str,
+) {
+    let kind = if text.is_empty() { "" } else { "Content-Type: text/plain; charset=utf-8\r\n" };
+    let answer = format!(
+        "HTTP/1.1 {status}\r\nConnection: close\r\n{kind}Content-Length: {}\r\n\r\n{text}",
+        text.len()
+    );
     let said = async {
         client.write_all(answer.as_bytes()).await?;
         client.shutdown().await?;

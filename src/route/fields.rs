@@ -68,8 +68,9 @@ pub(super) fn introduce(headers: &mut HeaderMap, peer: Peer, which: Forwarded) {
     }
     let address = peer.address.map(|address| address.ip().to_canonical());
     let host = headers.get(header::HOST).cloned();
+    let scheme = if peer.encrypted { "https" } else { "http" };
     if which != Forwarded::X
-        && let Ok(value) = HeaderValue::from_bytes(&standard(address, host.as_ref()))
+        && let Ok(value) = HeaderValue::from_bytes(&standard(address, host.as_ref(), scheme))
     {
         headers.insert(header::FORWARDED, value);
     }
@@ -81,14 +82,14 @@ pub(super) fn introduce(headers: &mut HeaderMap, peer: Peer, which: Forwarded) {
     {
         headers.insert(FORWARDED_FOR, value);
     }
-    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
     if let Some(host) = host {
         headers.insert(FORWARDED_HOST, host);
     }
 }
 
 /// `Forwarded` (RFC 7239, section 4).
-fn standard(address: Option<IpAddr>, host: Option<&HeaderValue>) -> Vec<u8> {
+fn standard(address: Option<IpAddr>, host: Option<&HeaderValue>, scheme: &str) -> Vec<u8> {
     let mut value = match address {
         Some(IpAddr::V4(address)) => format!("for={address};"),
         Some(IpAddr::V6(address)) => format!("for=\"[{address}]\";"),
@@ -106,6 +107,7 @@ fn standard(address: Option<IpAddr>, host: Option<&HeaderValue>) -> Vec<u8> {
         }
         value.extend(b"\";");
     }
-    value.extend(b"proto=http");
+    value.extend(b"proto=");
+    value.extend(scheme.as_bytes());
     value
 }

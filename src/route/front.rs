@@ -20,6 +20,7 @@ use super::given::Speaks;
 use super::head::Session;
 use super::pair::Pairs;
 use super::table::Sessions;
+use super::tls::Tls;
 use super::upstream::Upstream;
 use crate::config::{Config, Kind, Limits, Route};
 use crate::listen::Place;
@@ -34,15 +35,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 pub(super) struct Settings {
     pub(super) route: Route,
     pub(super) limits: Limits,
+    /// If clients' connections are encrypted.
+    pub(super) tls: Option<Tls>,
     /// If there is one.
     pub(super) access_log: Option<Arc<AccessLog>>,
 }
 
 impl Settings {
-    fn new(config: &Config, log: Option<Arc<AccessLog>>) -> Settings {
+    fn new(config: &Config, tls: Option<Tls>, log: Option<Arc<AccessLog>>) -> Settings {
         Settings {
             route: config.route.clone(),
             limits: config.limits.clone(),
+            tls,
             access_log: config.access_log.then(|| log.unwrap_or_else(AccessLog::start)),
         }
     }
@@ -76,11 +80,11 @@ impl Front {
     ///
     /// # Errors
     /// The private listener could not be opened.
-    pub fn new(config: &Config, places: Vec<Place>) -> io::Result<Front> {
+    pub fn new(config: &Config, tls: Option<Tls>, places: Vec<Place>) -> io::Result<Front> {
         Ok(Front {
             places,
             hands_over: config.kind == Kind::Node,
-            settings: Mutex::new(Arc::new(Settings::new(config, None))),
+            settings: Mutex::new(Arc::new(Settings::new(config, tls, None))),
             pairs: Pairs::new()?,
             workers: watch::Sender::default(),
             sessions: Mutex::default(),
@@ -97,9 +101,9 @@ impl Front {
     }
 
     /// Routes by other settings from now on.
-    pub fn configure(&self, config: &Config) {
+    pub fn configure(&self, config: &Config, tls: Option<Tls>) {
         let mut settings = lock(&self.settings);
-        *settings = Arc::new(Settings::new(config, settings.access_log.clone()));
+        *settings = Arc::new(Settings::new(config, tls, settings.access_log.clone()));
     }
 
     pub(super) fn settings(&self) -> Arc<Settings> {

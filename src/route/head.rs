@@ -61,7 +61,7 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Looks at the first bytes of a connection; `limit` is the largest head that is accepted.
 pub fn look(bytes: &[u8], limit: usize) -> Opening {
-    if bytes.first() == Some(&TLS_HANDSHAKE) || bytes.starts_with(HTTP2_PREFACE) {
+    if begins_tls(bytes) || bytes.starts_with(HTTP2_PREFACE) {
         return Opening::Whole;
     }
     if !bytes.is_empty() && HTTP2_PREFACE.starts_with(bytes) {
@@ -95,6 +95,11 @@ pub fn look(bytes: &[u8], limit: usize) -> Opening {
         && lists(request.headers, "upgrade", "websocket");
     let session = session(request.path.unwrap_or_default());
     if is_upgrade { Opening::Upgrade(session) } else { Opening::Request(session) }
+}
+
+/// Whether a connection that begins so speaks TLS.
+pub fn begins_tls(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&TLS_HANDSHAKE)
 }
 
 /// The values of a header in a connection's first bytes, if they are a head.

@@ -5,12 +5,14 @@
 //!                                             │            the connection goes (given)      │
 //!                                             └─▶ proxy    each request by its own session ─┘
 //!                                                          (choose, table)
+//!         `[tls]`: tls, ahead (head) ─▶ proxy
 //! worker is drained: take_back, disconnect
 //! ```
 
 mod access_log;
 mod admission;
 pub mod affinity;
+mod ahead;
 mod arrive;
 mod check;
 mod choose;
@@ -29,10 +31,14 @@ mod proxy;
 pub mod proxy_protocol;
 pub mod table;
 mod take_back;
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
+mod tls;
 mod tunnel;
+mod upgrade;
 mod upload;
 mod upstream;
 pub mod websocket;
 
 pub use front::Front;
+pub use tls::Tls;
 pub use upstream::{ListenerId, Upstream};

@@ -18,10 +18,15 @@ pub(super) struct Peer {
     pub(super) address: Option<SocketAddr>,
     /// A proxy of ours, whose forwarded headers are true.
     pub(super) trusted: bool,
+    /// What it sends is encrypted, up to here.
+    pub(super) encrypted: bool,
 }
 
 /// What is read and taken out by what we load into Node workers, `worker/hook.cjs`.
 static HEADER: HeaderName = HeaderName::from_static("x-cohortd-peer");
+
+/// What follows the ends of a connection that is encrypted, up to here.
+const ENCRYPTED: &str = "tls";
 
 /// Both ends of a client's connection, as the worker's own kernel would tell them.
 #[derive(Debug)]
@@ -29,6 +34,8 @@ pub(super) struct Ends {
     ip: Option<IpAddr>,
     /// Empty for a Unix socket.
     text: Arc<str>,
+    /// The same, and whether what comes over it was encrypted: that is told with a request.
+    whole: Arc<str>,
 }
 
 /// What a worker takes for the ends of a connection of ours to it. `None`: it can't be told any.
@@ -44,15 +51,20 @@ impl Ends {
             },
             _ => String::new(),
         };
-        Ends { ip: peer.address.map(|address| address.ip()), text: text.into() }
+        let text: Arc<str> = text.into();
+        let whole = match peer.encrypted && !text.is_empty() {
+            true => format!("{text} {ENCRYPTED}").into(),
+            false => text.clone(),
+        };
+        Ends { ip: peer.address.map(|address| address.ip()), text, whole }
     }
 
     /// Whether a worker takes these for a connection's.
     pub(super) fn are(&self, told: &Told) -> bool {
-        told.as_ref().is_some_and(|told| *told == self.text)
+        told.as_ref().is_some_and(|told| *told == self.whole)
     }
 
-    /// What a worker is to be told of them, if it hears of such things.
+    /// What a worker is to be told of them with a connection, if it hears of such things.
     pub(super) fn for_worker(&self, worker: &Worker) -> Told {
         worker.peer_token().map(|_| self.text.clone())
     }
@@ -62,15 +74,15 @@ impl Ends {
     pub(super) fn tell(&self, worker: &Worker, told: &mut Told, headers: &mut HeaderMap) {
         headers.remove(&HEADER);
         if let Some(token) = worker.peer_token()
-            && let Some(told) = told.as_mut().filter(|told| **told != self.text)
-            && let Ok(value) = HeaderValue::try_from(format!("{token} {}", self.text))
+            && let Some(told) = told.as_mut().filter(|told| **told != self.whole)
+            && let Ok(value) = HeaderValue::try_from(format!("{token} {}", self.whole))
         {
             // As the first: a server with a limit on headers drops the last.
             let mut all = HeaderMap::with_capacity(headers.len() + 1);
             all.insert(HEADER.clone(), value);
             all.extend(std::mem::take(headers));
             *headers = all;
-            *told = self.text.clone();
+            *told = self.whole.clone();
         }
     }
 

@@ -10,9 +10,9 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{Notify, oneshot};
-use tokio_util::sync::CancellationToken;
 
 use super::access_log::Entry;
 use super::affinity::{Affinity, COOKIE};
@@ -23,11 +23,10 @@ use super::front::{Front, LongPoll, Settings};
 use super::head::{self, MAX_HEADERS, Session};
 use super::idle::Lane;
 use super::peer::{Ends, Peer};
-use super::tunnel;
+use super::upgrade::{Tunnel, Upgrade, wants_websocket};
 use super::upload::{Broken, Upload};
 use super::upstream::ListenerId;
 use crate::config::{Limits, Sticky};
-use crate::listen::Client;
 use crate::sync::lock;
 
 /// The methods that Node's parser knows (`http.METHODS` of Node 26). At another one it closes the
@@ -84,25 +83,24 @@ struct Requests {
     ends: Ends,
     /// Of the last chunked body, if it is not known yet whether it has ended without trailers.
     last_end: Mutex<Option<oneshot::Receiver<()>>>,
+    /// What becomes of the connection when it is HTTP no more.
+    tunnel: Mutex<Option<Tunnel>>,
 }
 
-/// Serves a client's connection until it ends, or to the end of its request when `stop` comes.
+/// Serves a client's connection until it ends, or to the end of its request when the front-end
+/// stops. Its first request has been seen.
 pub(super) async fn serve(
     front: Arc<Front>,
     listener: ListenerId,
-    client: Client,
+    client: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     peer: Peer,
+    ends: Ends,
     limits: &Limits,
-    stop: &CancellationToken,
 ) {
     let begun = Notify::new();
-    let requests = Requests {
-        front,
-        listener,
-        peer,
-        ends: Ends::of(&client, peer),
-        last_end: Mutex::default(),
-    };
+    let stop = front.stopping();
+    let (last_end, tunnel) = (Mutex::default(), Mutex::default());
+    let requests = Requests { front, listener, peer, ends, last_end, tunnel };
     let service = service_fn(|request| {
         begun.notify_one();
         requests.next(request)
@@ -117,7 +115,7 @@ pub(super) async fn serve(
         .serve_connection(TokioIo::new(client), service)
         .with_upgrades();
     tokio::pin!(connection);
-    // Its first request has been seen in the kernel: that one is answered in any case.
+    // The first request is answered in any case.
     let stopped = async {
         stop.cancelled().await;
         begun.notified().await;
@@ -125,10 +123,16 @@ pub(super) async fn serve(
     // A connection's errors are its client's doing, and told to it.
     tokio::select! {
         biased;
-        _ = &mut connection => return,
-        _ = stopped => connection.as_mut().graceful_shutdown(),
+        _ = &mut connection => {}
+        _ = stopped => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
     }
-    let _ = connection.await;
+    let tunnel = lock(&requests.tunnel).take();
+    if let Some(tunnel) = tunnel {
+        tunnel.await;
+    }
 }
 
 type Answer = Response<Either<Download, Full<Bytes>>>;
@@ -204,7 +208,7 @@ impl Requests {
         let session = head::session(target);
         let version = head::engine_version(target);
         let affinity = affinity_of(&settings.route, *peer, request.headers());
-        let upgrade = take_upgrade(&mut request);
+        let upgrade = Upgrade::take(&mut request);
         strip_hop_by_hop(request.headers_mut());
         if request.body().size_hint().exact().is_none() {
             // Without a word hyper takes a GET to have no body.
@@ -240,7 +244,12 @@ impl Requests {
             Ok((mut response, lease)) => {
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     return match upgrade {
-                        Some(upgrade) => open_tunnel(front, response, upgrade, lease),
+                        Some(upgrade) => {
+                            let tunnel = upgrade.open_tunnel(front, &mut response, lease);
+                            *lock(&self.tunnel) = Some(tunnel);
+                            let (head, _) = response.into_parts();
+                            Response::from_parts(head, Either::Right(Full::default()))
+                        }
                         None => refusal(StatusCode::BAD_GATEWAY, "The worker switched protocols."),
                     };
                 }
@@ -397,51 +406,6 @@ fn copy_of(request: &Request<Upload>) -> Request<Upload> {
     *copy.headers_mut() = request.headers().clone();
     *copy.extensions_mut() = request.extensions().clone();
     copy
-}
-
-/// A client's wish to change protocols, and its connection once the worker has agreed.
-struct Upgrade {
-    protocol: HeaderValue,
-    connection: hyper::upgrade::OnUpgrade,
-}
-
-fn take_upgrade(request: &mut Request<Incoming>) -> Option<Upgrade> {
-    if !wants_websocket(request) {
-        return None;
-    }
-    let protocol = request.headers().get(header::UPGRADE)?.clone();
-    Some(Upgrade { protocol, connection: hyper::upgrade::on(request) })
-}
-
-fn wants_websocket(request: &Request<Incoming>) -> bool {
-    let lists =
-        |name, word| words(request.headers(), name).any(|w: &str| w.eq_ignore_ascii_case(word));
-    request.method() == Method::GET
-        && lists(header::CONNECTION, "upgrade")
-        && lists(header::UPGRADE, "websocket")
-}
-
-/// Carries bytes both ways between the client and the worker that both speak something else now.
-fn open_tunnel(
-    front: &Front,
-    mut response: Response<Incoming>,
-    upgrade: Upgrade,
-    lease: Lease,
-) -> Answer {
-    let worker = hyper::upgrade::on(&mut response);
-    let stop = front.stopping();
-    let close = lease.upstream.open_tunnel();
-    front.spawn(async move {
-        let Ok((client, worker)) = tokio::try_join!(upgrade.connection, worker) else { return };
-        tokio::select! {
-            () = tunnel::carry(TokioIo::new(client), TokioIo::new(worker), &close) => {}
-            // Like a handed-over connection, it ends with its worker, which is stopped after us.
-            () = stop.cancelled() => {}
-        }
-        drop(lease);
-    });
-    let (parts, _) = response.into_parts();
-    Response::from_parts(parts, Either::Right(Full::default()))
 }
 
 /// How long a worker keeps the connection: half of what it says, so that a request is never sent

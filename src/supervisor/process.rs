@@ -123,7 +123,7 @@ impl Process {
         shared: &Shared,
         printer: Option<&Printer>,
     ) -> Result<Process, SpawnError> {
-        let Release { config, plan } = release;
+        let Release { config, plan, .. } = release;
         let spawned = spawn(plan, id, slot, shared.delegated.as_deref())?;
         let mut child = spawned.child;
         let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32));

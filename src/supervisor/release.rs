@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use super::Output;
 use super::fleet::Policy;
 use crate::config::{Config, Kind, ReadyWhen};
+use crate::route::Tls;
 use crate::worker::cgroup::Limits;
 use crate::worker::spawn::{Interface, Plan};
 
@@ -13,11 +14,13 @@ use crate::worker::spawn::{Interface, Plan};
 #[derive(Debug)]
 pub(super) struct Release {
     pub(super) config: Config,
+    /// What its `[tls]` names.
+    pub(super) tls: Option<Tls>,
     pub(super) plan: Plan,
 }
 
 impl Release {
-    pub(super) fn new(config: Config, output: Output) -> Release {
+    pub(super) fn new(config: Config, tls: Option<Tls>, output: Output) -> Release {
         if config.kind == Kind::Node && !config.route.preserve_client_ip {
             tracing::info!(
                 "workers see 127.0.0.1 as the address of clients whose requests are proxied: see \
@@ -25,7 +28,7 @@ impl Release {
             );
         }
         let plan = plan(&config, output);
-        Release { config, plan }
+        Release { config, tls, plan }
     }
 
     pub(super) fn policy(&self) -> Policy {

@@ -9,6 +9,7 @@ use super::handle::{Reloaded, Reply, Request, Scale, Status, WorkerStatus};
 use super::release::Release;
 use super::run::{Output, Phase, Supervisor};
 use crate::config::{Config, Deliver};
+use crate::route::Tls;
 use crate::systemd::unit_file;
 
 impl Supervisor {
@@ -69,9 +70,9 @@ impl Supervisor {
         }
         self.reloading = std::mem::take(&mut self.to_reload);
         match self.read_anew() {
-            Ok(config) => {
+            Ok((config, tls)) => {
                 self.last = Generation(self.last.0 + 1);
-                let release = Release::new(config, self.output);
+                let release = Release::new(config, tls, self.output);
                 tracing::info!(generation = self.last.0, "reloading");
                 self.fleet.roll(self.last, release.policy(), release.config.workers);
                 self.releases.insert(self.last, release);
@@ -80,7 +81,7 @@ impl Supervisor {
         }
     }
 
-    fn read_anew(&self) -> Result<Config, String> {
+    fn read_anew(&self) -> Result<(Config, Option<Tls>), String> {
         let now = &self.releases[&self.serving].config;
         let new = Config::load(&now.file).map_err(|error| error.to_string())?;
         if new.kind != now.kind {
@@ -108,18 +109,19 @@ impl Supervisor {
                 app = new.app,
             ));
         }
+        let tls = Tls::load(&new).map_err(|error| error.to_string())?;
         if self.output == Output::Inherit {
             unit_file::compare_schedule(&new);
         }
-        Ok(new)
+        Ok((new, tls))
     }
 
     fn end_reload(&mut self, outcome: Outcome) {
         match outcome.result {
             Ok(()) => {
                 self.serving = outcome.generation;
-                let config = &self.releases[&self.serving].config;
-                self.shared.front.configure(config);
+                let release = &self.releases[&self.serving];
+                self.shared.front.configure(&release.config, release.tls.clone());
                 tracing::info!(generation = self.serving.0, "reloaded");
                 self.last_reload_error = None;
                 let reloaded = Reloaded { generation: self.serving.0 };

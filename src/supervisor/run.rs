@@ -20,7 +20,7 @@ use super::release::Release;
 use super::servers::Servers;
 use crate::config::{Config, Deliver, OnHang, StopMethod};
 use crate::listen::{Listener, Place, Socket};
-use crate::route::{Front, ListenerId};
+use crate::route::{Front, ListenerId, Tls};
 use crate::systemd::Notifier;
 use crate::worker::WorkerId;
 use crate::worker::cgroup::Delegated;
@@ -54,13 +54,14 @@ pub enum RunError {
 }
 
 /// Runs an app until it is told to stop (SIGTERM, SIGINT) or has failed to come up. SIGHUP reloads
-/// it; `requests` are those of a [`super::Handle`]. Workers get cgroups of their own in what is
+/// it; `requests` are those of a [`super::Handle`]. `tls` is what the configuration names. Workers get cgroups of their own in what is
 /// `delegated`.
 ///
 /// # Errors
 /// [`RunError`]; every worker has ended in any case.
 pub async fn run(
     config: Config,
+    tls: Option<Tls>,
     sockets: Vec<Socket>,
     output: Output,
     delegated: Option<Delegated>,
@@ -68,7 +69,7 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let (events, inbox) = mpsc::unbounded_channel();
     let places: Vec<Place> = sockets.iter().map(Socket::place).collect();
-    let front = Front::new(&config, places.clone())
+    let front = Front::new(&config, tls.clone(), places.clone())
         .map_err(|source| RunError::Setup { what: "open the private listener", source })?;
     let delegated = delegated.map(Arc::new);
     let shared = Shared { front: Arc::new(front), relay: Arc::default(), delegated, events };
@@ -78,7 +79,7 @@ pub async fn run(
             .share(&sockets)
             .map_err(|source| RunError::Setup { what: "share the listening sockets", source })?;
     }
-    let release = Release::new(config, output);
+    let release = Release::new(config, tls, output);
     let supervisor = Supervisor {
         fleet: Fleet::new(release.policy(), release.config.workers, seed()),
         servers,

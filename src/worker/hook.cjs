@@ -3,7 +3,7 @@
 // Requests come over cohortd's own connections; here their sockets are given the client's addresses, as the app would
 // see them under Node's own cluster. cohortd says them with each connection, and where that goes on to another client of
 // the same address, in a header. It is the first one, and is taken out where Node's parser hands the headers over: before
-// any event.
+// any event. With it comes whether the client speaks TLS.
 //
 // Clients' connections that this worker has go back to cohortd when they are idle and it asks for them; and where the
 // worker listens itself (deliver = "shared"), cohortd can end that without the app's noticing.
@@ -88,7 +88,11 @@ function readHeader(prototype) {
       const name = headers[0];
       // Where a client has sent such a header too, ours is written in its letters.
       if (name?.length === HEADER.length && name.toLowerCase() === HEADER && headers[1].startsWith(token)) {
-        [this.socket._peername, this.socket._sockname] = endsIn(headers[1].slice(token.length + 1));
+        const words = headers[1].slice(token.length + 1);
+        [this.socket._peername, this.socket._sockname] = endsIn(words);
+        // As of a server of node:https, though TLS has ended at cohortd.
+        if (words.endsWith(" tls")) this.socket.encrypted = true;
+        else if (this.socket.encrypted) delete this.socket.encrypted;
         headers.splice(0, 2);
         n = Math.min(n, headers.length);
       }

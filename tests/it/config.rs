@@ -61,6 +61,7 @@ fn the_smallest_file_has_the_documented_defaults() {
     assert_eq!(config.route.sticky, Sticky::Sessions);
     assert!(config.route.preserve_client_ip);
     assert_eq!(config.reload.schedule(), None);
+    assert_eq!(config.tls, None);
 }
 
 #[test]
@@ -114,6 +115,10 @@ fn every_key_reaches_its_place() {
     assert_eq!(config.limits.body_timeout, Duration::from_secs(20));
     let Limits { connections, connections_per_client, .. } = config.limits;
     assert_eq!((connections, connections_per_client), (Some(10_000), Some(100)));
+    let tls = config.tls.expect("a table");
+    assert_eq!(tls.certificate.credential(), Some("myapp.pem"));
+    assert_eq!(tls.key.path(&config.directory), Ok("/srv/myapp/current/tls/key.pem".into()));
+    assert_eq!(tls.listen, Some(vec![config.listen[1].clone()]));
     assert_eq!(config.env["NODE_ENV"], "staging", "the profile's over the plain one");
     assert_eq!(config.env["REGION"], "eu");
     assert_eq!(config.profile, "staging");

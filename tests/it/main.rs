@@ -31,4 +31,6 @@ mod socketio;
 mod sticky;
 mod systemd;
 mod tcp;
+#[cfg(feature = "tls")]
+mod tls;
 mod vmbox;

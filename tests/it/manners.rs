@@ -105,6 +105,23 @@ fn so_many_connections_and_no_more() {
 }
 
 #[test]
+fn a_websocket_that_passes_through_counts_as_a_connection() {
+    let limits = "[limits]\nconnections = 1\n[route]\ntrusted = []";
+    let app = web(limits).start();
+    let mut wire = Wire::open(app.address());
+    assert_eq!(wire.get("/x").status, 200);
+    // Not the first request of its connection: that can't be handed over.
+    wire.send(
+        "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    assert_eq!(wire.answer().status, 101);
+    assert_eq!(refused(&app, "GET /y HTTP/1.1\r\nHost: a\r\n\r\n").status, 503);
+    drop(wire);
+    assert!(until(|| Wire::open(app.address()).get("/x").status == 200), "it has gone");
+}
+
+#[test]
 fn no_client_has_all_the_connections() {
     let limits = "[limits]\nconnections_per_client = 2\n[route]\ntrusted = [\"127.0.0.3\"]";
     let app = web(limits).start();

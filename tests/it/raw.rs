@@ -18,8 +18,10 @@ pub(crate) struct Wire {
     read: Vec<u8>,
 }
 
-trait Stream: Read + Write + Send {
+/// What can be written to and read from, but not for ever.
+pub(crate) trait Stream: Read + Write + Send {
     fn wait(&self, at_most: Duration) -> io::Result<()>;
+    /// A second end.
     fn again(&self) -> io::Result<Box<dyn Stream>>;
 }
 
@@ -90,11 +92,16 @@ impl Answer {
 
 impl From<TcpStream> for Wire {
     fn from(stream: TcpStream) -> Wire {
-        Wire { stream: Box::new(stream), read: Vec::new() }
+        Wire::over(stream)
     }
 }
 
 impl Wire {
+    /// A connection that is there already.
+    pub(crate) fn over(stream: impl Stream + 'static) -> Wire {
+        Wire { stream: Box::new(stream), read: Vec::new() }
+    }
+
     /// Connects; nothing on it may take longer than [`DEADLINE`].
     pub(crate) fn open(address: &str) -> Wire {
         let stream: Box<dyn Stream> = if address.starts_with('/') {

@@ -6,10 +6,10 @@ const text = (res, body) => res.writeHead(200, { "content-type": "text/plain" })
 const routes = {
   // Which process answers, and what it sees of the client.
   "/whoami": (req, res, url, worker) => {
-    const { remoteAddress, remotePort, localPort } = req.socket;
+    const { remoteAddress, remotePort, localPort, encrypted } = req.socket;
     res.writeHead(200, { "content-type": "application/json" });
     res.end(JSON.stringify({
-      worker, pid: process.pid, remoteAddress, remotePort, localPort,
+      worker, pid: process.pid, remoteAddress, remotePort, localPort, encrypted,
       method: req.method, url: req.url, httpVersion: req.httpVersion, headers: req.headers, rawHeaders: req.rawHeaders,
     }));
   },

@@ -1,10 +1,10 @@
 // Goes on asking, each request on a connection of its own, until SIGTERM; then says how every one of them ended.
 //
 // load.js URL [LANES=8]      LANES requests at a time; "going" is printed after the first 50 answers
-const http = require("node:http");
 const { run, tally } = require("./lib");
 
 const [url, lanes = "8"] = process.argv.slice(2);
+const http = require(url.startsWith("https:") ? "node:https" : "node:http");
 const PAUSE_MS = 2; // a refused connection would be tried again at once
 
 run(async () => {

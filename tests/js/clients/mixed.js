@@ -2,12 +2,12 @@
 // new connections, slow ones, 1 MB uploads, and Socket.IO clients by polling and by WebSocket that emit all the time.
 //
 // mixed.js URL      "going" is printed when every kind has been answered
-const http = require("node:http");
 const { createHash, randomBytes } = require("node:crypto");
 const { io } = require("socket.io-client");
 const { run, tally } = require("./lib");
 
 const [url] = process.argv.slice(2);
+const http = require(url.startsWith("https:") ? "node:https" : "node:http");
 const upload = randomBytes(1 << 20);
 const md5 = createHash("md5").update(upload).digest("hex");
 const HUNG_MS = 20_000;

@@ -27,6 +27,7 @@ mod peek;
 mod peer;
 mod proxy;
 pub mod proxy_protocol;
+mod stall;
 pub mod table;
 mod take_back;
 mod tunnel;

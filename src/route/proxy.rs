@@ -23,6 +23,7 @@ use super::front::{Front, LongPoll, Settings};
 use super::head::{self, MAX_HEADERS, Session};
 use super::idle::Lane;
 use super::peer::{Ends, Peer};
+use super::stall::Impatient;
 use super::tunnel;
 use super::upload::{Broken, Upload};
 use super::upstream::ListenerId;
@@ -103,6 +104,7 @@ pub(super) async fn serve(
         ends: Ends::of(&client, peer),
         last_end: Mutex::default(),
     };
+    let client = Impatient::new(client, limits.send_timeout);
     let service = service_fn(|request| {
         begun.cancel();
         requests.next(request)

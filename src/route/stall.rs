@@ -4,7 +4,7 @@
 //! of its buffer is free again; whether a client reads at all is seen by what is left in there.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -12,15 +12,13 @@ use std::time::Duration;
 use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
-use tokio_util::either::Either;
 
-use crate::listen::Client;
 use crate::sys;
 
 /// A client's connection on which nothing may stand still for ever.
 #[derive(Debug)]
-pub(super) struct Impatient {
-    client: Client,
+pub(super) struct Impatient<S> {
+    client: S,
     limit: Duration,
     stalled: Option<Stalled>,
 }
@@ -33,17 +31,10 @@ struct Stalled {
     unsent: usize,
 }
 
-impl Impatient {
+impl<S: AsFd> Impatient<S> {
     /// Ends with an error when the client takes nothing for `limit`, or for twice that at most.
-    pub(super) fn new(client: Client, limit: Duration) -> Impatient {
+    pub(super) fn new(client: S, limit: Duration) -> Impatient<S> {
         Impatient { client, limit, stalled: None }
-    }
-
-    fn socket(&self) -> BorrowedFd<'_> {
-        match &self.client {
-            Either::Left(stream) => stream.as_fd(),
-            Either::Right(stream) => stream.as_fd(),
-        }
     }
 
     /// What became of a write, unless it has waited for too long.
@@ -66,14 +57,14 @@ impl Impatient {
             Some(stalled) => stalled,
             None => Stalled {
                 look: Box::pin(tokio::time::sleep(self.limit)),
-                unsent: sys::unsent(self.socket())?,
+                unsent: sys::unsent(&self.client)?,
             },
         };
         while stalled.look.as_mut().poll(context).is_ready() {
-            let unsent = sys::unsent(self.socket())?;
+            let unsent = sys::unsent(&self.client)?;
             if unsent >= stalled.unsent {
                 // Nobody wants what is left in there, and its end must not look like an end.
-                sockopt::set_socket_linger(self.socket(), Some(Duration::ZERO))?;
+                sockopt::set_socket_linger(&self.client, Some(Duration::ZERO))?;
                 return Poll::Ready(Ok(()));
             }
             stalled.unsent = unsent;
@@ -84,7 +75,7 @@ impl Impatient {
     }
 }
 
-impl AsyncRead for Impatient {
+impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -94,7 +85,7 @@ impl AsyncRead for Impatient {
     }
 }
 
-impl AsyncWrite for Impatient {
+impl<S: AsyncWrite + AsFd + Unpin> AsyncWrite for Impatient<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -2,7 +2,7 @@
 //! tells what is right, and what a process holds.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -21,6 +21,7 @@ pub(crate) struct Wire {
 trait Stream: Read + Write + Send {
     fn wait(&self, at_most: Duration) -> io::Result<()>;
     fn again(&self) -> io::Result<Box<dyn Stream>>;
+    fn finish(&self) -> io::Result<()>;
 }
 
 impl Stream for TcpStream {
@@ -32,6 +33,10 @@ impl Stream for TcpStream {
     fn again(&self) -> io::Result<Box<dyn Stream>> {
         Ok(Box::new(self.try_clone()?))
     }
+
+    fn finish(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
 }
 
 impl Stream for UnixStream {
@@ -42,6 +47,10 @@ impl Stream for UnixStream {
 
     fn again(&self) -> io::Result<Box<dyn Stream>> {
         Ok(Box::new(self.try_clone()?))
+    }
+
+    fn finish(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
     }
 }
 
@@ -126,6 +135,11 @@ impl Wire {
 
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.try_send(bytes).expect("sent");
+    }
+
+    /// Sends nothing more, but still reads.
+    pub(crate) fn finish(&mut self) {
+        self.stream.finish().expect("a connected socket");
     }
 
     pub(crate) fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {

@@ -29,6 +29,14 @@ const routes = {
   },
   "/early": (req, res) => res.writeHead(413, { "content-length": "5" }).end("large"), // the body is never asked for
   "/hang": () => {},
+  "/interim": (req, res) => {
+    res.writeProcessing();
+    res.writeEarlyHints({ link: "</a.css>; rel=preload" });
+    req.resume().on("end", () => setTimeout(() => {
+      res.writeProcessing();
+      res.end("final");
+    }, 20));
+  },
   "/trailers": (req, res) => {
     req.resume().on("end", () => {
       res.writeHead(200, { trailer: "X-Sum" });

@@ -433,6 +433,7 @@ impl Check<'_> {
             idle: self.duration(&raw.idle, Duration::from_secs(75))?,
             body_size: self.parsed(&raw.body_size, None, |text| value::size(text).map(Some))?,
             body_timeout: self.duration(&raw.body_timeout, Duration::from_secs(60))?,
+            send_timeout: self.duration(&raw.send_timeout, Duration::from_secs(60))?,
             connections: connections(&raw.connections)?,
             connections_per_client: connections(&raw.connections_per_client)?,
         })

@@ -137,6 +137,7 @@ pub(super) struct Limits {
     pub(super) idle: Option<Text>,
     pub(super) body_size: Option<Text>,
     pub(super) body_timeout: Option<Text>,
+    pub(super) send_timeout: Option<Text>,
     pub(super) connections: Option<Spanned<i64>>,
     pub(super) connections_per_client: Option<Spanned<i64>>,
 }

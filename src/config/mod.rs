@@ -300,6 +300,9 @@ pub struct Limits {
     pub body_size: Option<usize>,
     /// `body_timeout`: how long a body may stop arriving; then 408. Default 60 s.
     pub body_timeout: Duration,
+    /// `send_timeout`: how long a client may take nothing of what it is sent; then its connection is
+    /// closed. Default 60 s.
+    pub send_timeout: Duration,
     /// `connections`: how many may be open, those not counted that a worker was given; above it,
     /// 503. Default: as many as come.
     pub connections: Option<usize>,

@@ -14,9 +14,11 @@ use super::ahead::Ahead;
 use super::choose::{affinity_of_head, affinity_of_peer};
 use super::front::{Front, Settings};
 use super::given::{Origin, Speaks};
+use super::half_close::FromClient;
 use super::head::{self, Opening, Refusal, Session};
 use super::peek::peek;
 use super::peer::{Ends, Peer};
+use super::stall::Impatient;
 use super::tls::Tls;
 use super::upstream::ListenerId;
 use super::{handoff, proxy, proxy_protocol};
@@ -125,7 +127,10 @@ impl Front {
     ) {
         let peer = Peer { encrypted: true, ..peer };
         let ends = Ends::of(&client, peer);
-        let mut client = match self.in_time(limits.head_timeout, tls.accept(client)).await {
+        let mut client = match self
+            .in_time(limits.head_timeout, tls.accept(client, limits.send_timeout))
+            .await
+        {
             Ok(Ok(Either::Left(client))) => Ahead::new(client),
             Ok(Ok(Either::Right(mut client))) => {
                 return refuse_saying(&mut client, "400 Bad Request", NO_TLS).await;
@@ -142,7 +147,8 @@ impl Front {
         };
         match self.in_time(limits.head_timeout, client.peek(limits.head_size, read)).await {
             Ok(Ok(Opening::Request(_) | Opening::Upgrade(_))) => {
-                proxy::serve(self.clone(), listener, client, peer, ends, limits).await;
+                // Its last word comes encrypted, too.
+                proxy::serve(self.clone(), listener, client, peer, ends, limits, None).await;
             }
             // HTTP/2, though that was not agreed on, or TLS once more.
             Ok(Ok(Opening::Whole)) => refuse(&mut client, Refusal::Malformed.status()).await,
@@ -200,7 +206,12 @@ impl Front {
             }
             Opening::Request(_) | Opening::Upgrade(_) => {
                 let (ends, limits) = (Ends::of(&client, peer), &settings.limits);
-                return proxy::serve(self.clone(), listener, client, peer, ends, limits).await;
+                let last_word = Arc::default();
+                let client = FromClient::new(client, Arc::clone(&last_word));
+                let client = Impatient::new(client, limits.send_timeout);
+                let last_word = Some(last_word);
+                return proxy::serve(self.clone(), listener, client, peer, ends, limits, last_word)
+                    .await;
             }
             Opening::Refused(refusal) => return refuse(&mut client, refusal.status()).await,
             Opening::Partial => return,

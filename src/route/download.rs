@@ -11,6 +11,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::access_log::Entry;
 use super::front::Front;
+use super::half_close::UnderWay;
 use super::head;
 use super::idle::Lane;
 use super::upstream::{InFlight, Line, Upstream};
@@ -25,6 +26,7 @@ pub(super) struct Lease {
     /// How long it may wait for another; `None`: the worker closes it.
     pub(super) keep: Option<Duration>,
     pub(super) _in_flight: InFlight,
+    pub(super) _under_way: Option<UnderWay>,
 }
 
 /// A response's body on its way to the client. When it has been read to its end, the connection

@@ -21,14 +21,17 @@ mod download;
 mod fields;
 pub mod front;
 mod given;
+mod half_close;
 mod handoff;
 pub mod head;
 mod idle;
+mod methods;
 mod pair;
 mod peek;
 mod peer;
 mod proxy;
 pub mod proxy_protocol;
+mod stall;
 pub mod table;
 mod take_back;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]

@@ -1,6 +1,7 @@
 //! What stands for TLS in a build without it: `[tls]` is refused, and there is nothing else to do.
 
 use std::io;
+use std::time::Duration;
 
 use tokio_util::either::Either;
 
@@ -39,7 +40,11 @@ impl Tls {
         match *self {}
     }
 
-    pub(super) async fn accept(&self, _: Client) -> io::Result<Either<Client, Client>> {
+    pub(super) async fn accept(
+        &self,
+        _: Client,
+        _: Duration,
+    ) -> io::Result<Either<Client, Client>> {
         match *self {}
     }
 }

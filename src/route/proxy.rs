@@ -20,54 +20,16 @@ use super::choose::{FORWARDED_FOR, Work, affinity_of};
 use super::download::{Download, Lease};
 use super::fields::{KEEP_ALIVE, identify, introduce, strip_hop_by_hop, words};
 use super::front::{Front, LongPoll, Settings};
+use super::half_close::LastWord;
 use super::head::{self, MAX_HEADERS, Session};
 use super::idle::Lane;
+use super::methods;
 use super::peer::{Ends, Peer};
 use super::upgrade::{Tunnel, Upgrade, wants_websocket};
 use super::upload::{Broken, Upload};
 use super::upstream::ListenerId;
 use crate::config::{Limits, Sticky};
 use crate::sync::lock;
-
-/// The methods that Node's parser knows (`http.METHODS` of Node 26). At another one it closes the
-/// connection, and what it answers may be lost with what it has not read.
-const NODE_METHODS: [&str; 35] = [
-    "ACL",
-    "BIND",
-    "CHECKOUT",
-    "CONNECT",
-    "COPY",
-    "DELETE",
-    "GET",
-    "HEAD",
-    "LINK",
-    "LOCK",
-    "M-SEARCH",
-    "MERGE",
-    "MKACTIVITY",
-    "MKCALENDAR",
-    "MKCOL",
-    "MOVE",
-    "NOTIFY",
-    "OPTIONS",
-    "PATCH",
-    "POST",
-    "PROPFIND",
-    "PROPPATCH",
-    "PURGE",
-    "PUT",
-    "QUERY",
-    "REBIND",
-    "REPORT",
-    "SEARCH",
-    "SOURCE",
-    "SUBSCRIBE",
-    "TRACE",
-    "UNBIND",
-    "UNLINK",
-    "UNLOCK",
-    "UNSUBSCRIBE",
-];
 
 /// A worker that dies with a request in hand takes at most this many tries.
 const MAX_TRIES: usize = 4;
@@ -81,6 +43,7 @@ struct Requests {
     listener: ListenerId,
     peer: Peer,
     ends: Ends,
+    last_word: Arc<LastWord>,
     /// Of the last chunked body, if it is not known yet whether it has ended without trailers.
     last_end: Mutex<Option<oneshot::Receiver<()>>>,
     /// What becomes of the connection when it is HTTP no more.
@@ -88,7 +51,7 @@ struct Requests {
 }
 
 /// Serves a client's connection until it ends, or to the end of its request when the front-end
-/// stops. Its first request has been seen.
+/// stops. Its first request has been seen. `last_word`: where the client's is heard, if it can be.
 pub(super) async fn serve(
     front: Arc<Front>,
     listener: ListenerId,
@@ -96,11 +59,20 @@ pub(super) async fn serve(
     peer: Peer,
     ends: Ends,
     limits: &Limits,
+    last_word: Option<Arc<LastWord>>,
 ) {
     let begun = Notify::new();
     let stop = front.stopping();
-    let (last_end, tunnel) = (Mutex::default(), Mutex::default());
-    let requests = Requests { front, listener, peer, ends, last_end, tunnel };
+    let hears_last_word = last_word.is_some();
+    let requests = Requests {
+        front,
+        listener,
+        peer,
+        ends,
+        last_word: last_word.unwrap_or_default(),
+        last_end: Mutex::default(),
+        tunnel: Mutex::default(),
+    };
     let service = service_fn(|request| {
         begun.notify_one();
         requests.next(request)
@@ -112,6 +84,7 @@ pub(super) async fn serve(
         .max_headers(MAX_HEADERS)
         .preserve_header_case(true)
         .auto_date_header(false)
+        .half_close(hears_last_word)
         .serve_connection(TokioIo::new(client), service)
         .with_upgrades();
     tokio::pin!(connection);
@@ -198,7 +171,7 @@ impl Requests {
 
     async fn answer(&self, settings: &Settings, mut request: Request<Incoming>) -> Answer {
         let Requests { front, peer, .. } = self;
-        if front.hands_over && NODE_METHODS.binary_search(&request.method().as_str()).is_err() {
+        if front.hands_over && !methods::node_knows(request.method()) {
             return refusal(StatusCode::BAD_REQUEST, "Node knows no such method.");
         }
         if ambiguous(&request) {
@@ -280,6 +253,8 @@ impl Requests {
             }
             Err(Failure::SessionEnds) => end_of_session(version),
             Err(Failure::Body(broken)) => refusal(broken.status(), &broken.to_string()),
+            // To the worker it was gone.
+            Err(Failure::Died) if self.last_word.is_said() => match self.last_word.leave().await {},
             Err(Failure::Died) => {
                 refusal(StatusCode::BAD_GATEWAY, "The worker ended before it had answered.")
             }
@@ -299,8 +274,10 @@ impl Requests {
         let Requests { front, listener, ends, .. } = self;
         let listener = *listener;
         let repeatable = request.body().is_end_stream() && request.method().is_idempotent();
+        // What comes behind it is the tunnel's to carry.
+        let is_upgrade = request.headers().contains_key(header::UPGRADE);
         let work = match session {
-            Session::None if request.headers().contains_key(header::UPGRADE) => Work::Lasting,
+            Session::None if is_upgrade => Work::Lasting,
             Session::None if repeatable => Work::Repeatable,
             Session::None => Work::Once,
             Session::Handshake | Session::Of(_) => Work::Lasting,
@@ -336,6 +313,8 @@ impl Requests {
             };
             ends.tell(&upstream.worker, &mut line.told, request.headers_mut());
             let copy = (repeatable && !repeated).then(|| copy_of(&request));
+            request.body_mut().goes_out(line.sending.begin());
+            let under_way = (!is_upgrade).then(|| self.last_word.goes_to(&line.sending));
             let response = tokio::select! {
                 response = line.sender.try_send_request(request) => response,
                 () = upstream.gone.cancelled(), if is_poll => return Err(Failure::SessionEnds),
@@ -343,7 +322,14 @@ impl Requests {
             };
             match response {
                 Ok(response) => {
-                    let lease = Lease { upstream, lane, line, keep: None, _in_flight: in_flight };
+                    let lease = Lease {
+                        upstream,
+                        lane,
+                        line,
+                        keep: None,
+                        _in_flight: in_flight,
+                        _under_way: under_way,
+                    };
                     return Ok((response, lease));
                 }
                 Err(mut error) => {
@@ -352,6 +338,7 @@ impl Requests {
                         (None, Some(broken)) => return Err(Failure::Body(broken)),
                         (None, None) => {
                             repeated = true;
+                            let copy = copy.filter(|_| !self.last_word.is_said());
                             copy.ok_or(Failure::Died)?
                         }
                     };

@@ -4,6 +4,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
@@ -13,8 +14,10 @@ use tokio_rustls::rustls::{Error, InconsistentKeys, ServerConfig};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
+use super::half_close::FromClient;
 use super::head;
 use super::peek::peek;
+use super::stall::Impatient;
 use crate::config::{Config, ConfigError, Listen, Pem, Tls as Settings};
 use crate::listen::{Client, Place};
 
@@ -87,10 +90,12 @@ impl Tls {
     pub(super) async fn accept(
         &self,
         client: Client,
-    ) -> io::Result<Either<TlsStream<Client>, Client>> {
+        send_timeout: Duration,
+    ) -> io::Result<Either<TlsStream<Impatient<FromClient>>, Client>> {
         if !peek(&client, 1, |bytes| Some(head::begins_tls(bytes))).await? {
             return Ok(Either::Right(client));
         }
+        let client = Impatient::new(FromClient::new(client, Arc::default()), send_timeout);
         TlsAcceptor::from(self.server.clone()).accept(client).await.map(Either::Left)
     }
 }

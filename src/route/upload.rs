@@ -12,6 +12,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
+use super::half_close::Writing;
 use crate::config::Limits;
 
 /// How long the rest of a body that no worker wants is read all the same: closing on unread bytes
@@ -49,7 +50,11 @@ impl Broken {
 
 /// The client's body; by default none, as when a request is sent a second time.
 #[derive(Debug, Default)]
-pub(super) struct Upload(Option<Limited>);
+pub(super) struct Upload {
+    limited: Option<Limited>,
+    /// Dropped with it, when it has been written.
+    writing: Option<Writing>,
+}
 
 #[derive(Debug)]
 struct Limited {
@@ -76,8 +81,14 @@ impl Upload {
         let left = limits.body_size.unwrap_or(usize::MAX);
         let too_large = body.size_hint().lower() > left as u64;
         let timeout = limits.body_timeout;
-        let upload = Upload(Some(Limited { body, left, timeout, late: None, end }));
+        let limited = Some(Limited { body, left, timeout, late: None, end });
+        let upload = Upload { limited, writing: None };
         if too_large { Err(Broken::TooLarge) } else { Ok(upload) }
+    }
+
+    /// It goes out there.
+    pub(super) fn goes_out(&mut self, writing: Writing) {
+        self.writing = Some(writing);
     }
 }
 
@@ -129,26 +140,26 @@ impl Body for Upload {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let Some(limited) = &mut self.0 else { return Poll::Ready(None) };
+        let Some(limited) = &mut self.limited else { return Poll::Ready(None) };
         let polled = limited.poll(context);
         if let Poll::Ready(Some(Err(Broken::Late))) = polled {
-            self.0 = None; // there is no rest to wait for
+            self.limited = None; // there is no rest to wait for
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|limited| limited.body.is_end_stream())
+        self.limited.as_ref().is_none_or(|limited| limited.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or(SizeHint::with_exact(0), |limited| limited.body.size_hint())
+        self.limited.as_ref().map_or(SizeHint::with_exact(0), |limited| limited.body.size_hint())
     }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        let limited = self.0.take();
+        let limited = self.limited.take();
         if let Some(mut limited) = limited.filter(|limited| !limited.body.is_end_stream()) {
             let rest = async move {
                 while let Some(Ok(_)) = poll_fn(|context| limited.frame(context)).await {}

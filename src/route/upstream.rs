@@ -19,6 +19,7 @@ use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
 use super::given::{Connection, Given, Speaks};
+use super::half_close::{Sending, ToWorker};
 use super::head::MAX_HEADERS;
 use super::idle::{Idle, Lane};
 use super::pair::{self, Pairs};
@@ -86,6 +87,7 @@ pub struct Upstream {
 pub(super) struct Line {
     pub(super) sender: SendRequest<Upload>,
     pub(super) told: Told,
+    pub(super) sending: Arc<Sending>,
 }
 
 /// One request on its way, or one connection being handed over.
@@ -348,7 +350,7 @@ impl Upstream {
         pairs: &Pairs,
     ) -> io::Result<Line> {
         if let Some(connected) = self.connect_private().await {
-            return Ok(Line { sender: speak(connected?).await?, told: None });
+            return speak(connected?, None).await;
         }
         let (ours, theirs) = match told {
             Some(_) => pair::unix().map(|(ours, theirs)| (Either::Left(ours), theirs))?,
@@ -357,13 +359,13 @@ impl Upstream {
         self.hand_over(listener, theirs, told.as_deref())
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
-        Ok(Line { sender: speak(ours).await?, told })
+        speak(ours, told).await
     }
 
     /// Keeps a connection for the next request, for as long as the worker surely does.
     pub(super) fn keep(&self, lane: Lane, line: Line, keep: Duration) {
         let now = Instant::now();
-        let is_closed = |line: &Line| line.sender.is_closed();
+        let is_closed = |line: &Line| line.sender.is_closed() || line.sending.is_last();
         if !is_closed(&line) {
             lock(&self.idle).put(lane, line, now + keep, now, is_closed);
         }
@@ -390,7 +392,10 @@ async fn connect(path: &Path) -> io::Result<UnixStream> {
 
 async fn speak(
     connection: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-) -> io::Result<SendRequest<Upload>> {
+    told: Told,
+) -> io::Result<Line> {
+    let sending = Arc::new(Sending::default());
+    let connection = ToWorker::new(connection, sending.clone());
     let (sender, connection) = http1::Builder::new()
         .max_headers(MAX_HEADERS)
         .preserve_header_case(true)
@@ -401,5 +406,5 @@ async fn speak(
         // What ends it is seen by whoever waits for a response on it.
         let _ = connection.with_upgrades().await;
     });
-    Ok(sender)
+    Ok(Line { sender, told, sending })
 }

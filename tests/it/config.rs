@@ -113,6 +113,7 @@ fn every_key_reaches_its_place() {
     assert_eq!(config.limits.head_size, 16 << 10);
     assert_eq!(config.limits.body_size, Some(10 << 20));
     assert_eq!(config.limits.body_timeout, Duration::from_secs(20));
+    assert_eq!(config.limits.send_timeout, Duration::from_secs(40));
     let Limits { connections, connections_per_client, .. } = config.limits;
     assert_eq!((connections, connections_per_client), (Some(10_000), Some(100)));
     let tls = config.tls.expect("a table");

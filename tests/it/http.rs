@@ -198,6 +198,34 @@ fn a_body_that_awaits_a_word_gets_it() {
     }
 }
 
+/// What an app says before its answer (102, 103) ends at cohortd, and does no harm there.
+#[test]
+fn interim_answers_are_not_passed_on() {
+    for version in [NODES[0], NODES[NODES.len() - 1]] {
+        let bare = Bare::with(version, "web.js", &[("HOST", "127.0.0.1")]);
+        let mut wire = Wire::open(&bare.address);
+        wire.send("GET /interim HTTP/1.1\r\nHost: a\r\n\r\n");
+        for status in [102, 103, 102, 200] {
+            assert_eq!(wire.any_answer("GET").expect("an answer").status, status, "{version}");
+        }
+        let app = web().node(version).start();
+        let mut wire = Wire::open(app.address());
+        for request in [
+            "GET /interim HTTP/1.1\r\nHost: a\r\n\r\n",
+            "POST /interim HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
+        ]
+        .repeat(5)
+        {
+            wire.send(request);
+            let answer = wire.any_answer("GET").expect("an answer");
+            assert_eq!((answer.status, answer.text().as_str()), (200, "final"), "{request:?}");
+            assert_eq!(answer.field("link"), None, "{answer:?}");
+        }
+        let connections = state(app.address())["connections"].as_u64();
+        assert!(connections <= Some(3), "{version}: {connections:?}");
+    }
+}
+
 #[test]
 fn requests_in_a_pipeline_are_answered_in_order() {
     let app = web().workers(2).start();

@@ -10,6 +10,7 @@ mod deliver;
 mod drain;
 mod examples;
 mod foreground;
+mod half_close;
 mod health;
 mod hostile;
 mod http;

@@ -91,6 +91,61 @@ fn a_body_that_stops_arriving_is_refused_and_a_slow_one_is_not() {
     assert_eq!(wire.answer().text(), "8");
 }
 
+const LARGE: &str = "/bytes?n=100000000";
+
+/// Asks for more than all buffers on the way can hold, by a connection that itself holds little.
+fn asks_for_much(app: &App) -> Wire {
+    let socket = connect_from("127.0.0.1", app.address());
+    rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 8192).expect("a socket");
+    let mut wire = Wire::from(socket);
+    wire.send(format!("GET {LARGE}&length=1 HTTP/1.1\r\nHost: a\r\n\r\n"));
+    assert_eq!(wire.head().expect("a head").status, 200);
+    wire
+}
+
+#[test]
+fn a_client_that_reads_no_more_is_ended() {
+    let app = web(&format!("{LOGGED}[limits]\nsend_timeout = \"500ms\"")).start();
+    let mut wire = asks_for_much(&app);
+    let target = format!("{LARGE}&length=1");
+    assert!(until(|| !lines(&app, &target).is_empty()), "{}", app.log());
+    let line = &lines(&app, &target)[0];
+    assert_eq!(line["status"], 200, "{line}");
+    assert!(line["bytes"].as_u64() < Some(100_000_000), "{line}");
+    let state = || Wire::open(app.address()).get("/state").json();
+    assert!(until(|| state()["open"] == 0 && state()["aborted"] == 1), "{}", state());
+    assert!(wire.exactly(100_000_000).is_err(), "it breaks off");
+}
+
+#[test]
+fn a_client_that_reads_slowly_is_not() {
+    let app = web("[limits]\nsend_timeout = \"500ms\"").start();
+    let mut wire = asks_for_much(&app);
+    // Far from enough for the kernel to say that there is room again.
+    for _ in 0..30 {
+        wire.exactly(4096).expect("more");
+        thread::sleep(Duration::from_millis(100));
+    }
+    let state = Wire::open(app.address()).get("/state").json();
+    assert_eq!((&state["open"], &state["aborted"]), (&json!(1), &json!(0)), "{state}");
+}
+
+#[test]
+fn a_worker_that_has_nothing_to_say_is_waited_for() {
+    let app = web("[limits]\nsend_timeout = \"300ms\"").start();
+    assert_eq!(Wire::open(app.address()).get("/slow?ms=1500").status, 200);
+    let mut wire = Wire::open(app.address());
+    wire.send("GET /parts HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(wire.head().expect("a head").status, 200);
+    for part in 0..2 {
+        wire.line().expect("a size");
+        let text = wire.exactly(9).expect("a chunk");
+        assert_eq!(text, format!("part {part};\r\n").as_bytes());
+        thread::sleep(Duration::from_millis(1200));
+        assert_eq!(Wire::open(app.address()).get("/next?of=/parts").json()["went"], true);
+    }
+}
+
 #[test]
 fn so_many_connections_and_no_more() {
     let limits = "[limits]\nconnections = 4\n[route]\ntrusted = []";

@@ -2,7 +2,7 @@
 //! tells what is right, and what a process holds.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -23,6 +23,7 @@ pub(crate) trait Stream: Read + Write + Send {
     fn wait(&self, at_most: Duration) -> io::Result<()>;
     /// A second end.
     fn again(&self) -> io::Result<Box<dyn Stream>>;
+    fn finish(&self) -> io::Result<()>;
 }
 
 impl Stream for TcpStream {
@@ -34,6 +35,10 @@ impl Stream for TcpStream {
     fn again(&self) -> io::Result<Box<dyn Stream>> {
         Ok(Box::new(self.try_clone()?))
     }
+
+    fn finish(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
 }
 
 impl Stream for UnixStream {
@@ -44,6 +49,10 @@ impl Stream for UnixStream {
 
     fn again(&self) -> io::Result<Box<dyn Stream>> {
         Ok(Box::new(self.try_clone()?))
+    }
+
+    fn finish(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
     }
 }
 
@@ -133,6 +142,11 @@ impl Wire {
 
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.try_send(bytes).expect("sent");
+    }
+
+    /// Sends nothing more, but still reads.
+    pub(crate) fn finish(&mut self) {
+        self.stream.finish().expect("a connected socket");
     }
 
     pub(crate) fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {

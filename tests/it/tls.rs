@@ -37,6 +37,10 @@ impl Stream for Encrypted {
     fn again(&self) -> io::Result<Box<dyn Stream>> {
         Err(io::ErrorKind::Unsupported.into())
     }
+
+    fn finish(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// A certificate and its key, made anew as often as a test likes, and clients that trust them all.

@@ -29,6 +29,14 @@ const routes = {
   },
   "/early": (req, res) => res.writeHead(413, { "content-length": "5" }).end("large"), // the body is never asked for
   "/hang": () => {},
+  "/interim": (req, res) => {
+    res.writeProcessing();
+    res.writeEarlyHints({ link: "</a.css>; rel=preload" });
+    req.resume().on("end", () => setTimeout(() => {
+      res.writeProcessing();
+      res.end("final");
+    }, 20));
+  },
   "/trailers": (req, res) => {
     req.resume().on("end", () => {
       res.writeHead(200, { trailer: "X-Sum" });
@@ -94,11 +102,29 @@ const server = http.createServer((req, res) => {
 });
 
 server.on("connection", () => state.connections++);
+if (process.env.HALF_OPEN) server.httpAllowHalfOpen = true; // a client that has nothing more to say may still listen
+
+// What is no WebSocket in the end: either side has its last word first, and the other one goes on.
+const switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+const halves = {
+  "/listens": (socket, head) => {
+    let { length } = head;
+    socket.write(switched);
+    socket.on("data", (chunk) => { length += chunk.length; });
+    socket.on("end", () => setTimeout(() => socket.end(`heard ${length}`), 50));
+  },
+  "/speaks": (socket, head) => {
+    state.received = head.length;
+    socket.on("data", (chunk) => { state.received += chunk.length; });
+    socket.end(`${switched}bye`);
+  },
+};
 
 const sockets = new WebSocketServer({ noServer: true });
 server.on("upgrade", (req, socket, head) => {
   seen.push({ method: req.method, url: req.url, length: 0, end: true, upgrade: true });
   socket.on("error", () => {});
+  if (halves[req.url]) return halves[req.url](socket, head);
   sockets.handleUpgrade(req, socket, head, (ws) => {
     ws.on("error", () => {});
     ws.on("message", (data, isBinary) => (req.url === "/pid" ? ws.send(`${process.pid}`) : ws.send(data, { binary: isBinary })));

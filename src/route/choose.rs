@@ -80,13 +80,15 @@ fn affinity<'h, I: Iterator<Item = &'h [u8]> + Clone>(
 
 impl Front {
     /// The worker for a request: its session's, or that of the slot where it belongs, or else one by
-    /// load. `None` when none is ready within `[route] queue`.
+    /// load; rather not the one that could not be reached before. `None` when none is ready within
+    /// `[route] queue`.
     pub(super) async fn choose(
         &self,
         listener: ListenerId,
         session: &Session,
         affinity: Affinity,
         work: Work,
+        unreached: Option<WorkerId>,
     ) -> Option<Arc<Upstream>> {
         let settings = self.settings();
         if settings.route.sticky != Sticky::Off
@@ -97,13 +99,13 @@ impl Front {
             return Some(upstream.clone());
         }
         let balance = settings.route.balance;
-        if let Some(upstream) = self.pick(listener, balance, affinity, work) {
+        if let Some(upstream) = self.pick(listener, balance, affinity, work, unreached) {
             return Some(upstream);
         }
         let mut changes = self.workers.subscribe();
         let waiting = async {
             loop {
-                if let Some(upstream) = self.pick(listener, balance, affinity, work) {
+                if let Some(upstream) = self.pick(listener, balance, affinity, work, unreached) {
                     return Some(upstream);
                 }
                 changes.changed().await.ok()?;
@@ -130,6 +132,7 @@ impl Front {
         balance: Balance,
         affinity: Affinity,
         work: Work,
+        unreached: Option<WorkerId>,
     ) -> Option<Arc<Upstream>> {
         let workers = self.workers.borrow();
         let sessions = lock(&self.sessions);
@@ -137,6 +140,7 @@ impl Front {
         let load = |u: &Arc<Upstream>| u.in_flight() + sessions.count(u.worker.id).max(u.given());
         let mut candidates: Vec<&Arc<Upstream>> =
             workers.iter().filter(|u| u.takes_new(listener)).collect();
+        prefer(&mut candidates, |u| Some(u.worker.id) != unreached);
         // Who belongs somewhere does so with all of its requests.
         if work != Work::Repeatable || affinity != Affinity::Anywhere {
             prefer(&mut candidates, |u| !u.is_on_trial());

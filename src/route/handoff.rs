@@ -4,6 +4,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use tokio_util::either::Either;
 
@@ -20,6 +21,9 @@ use crate::listen::{Client, release};
 /// Each refusal means that a worker closes or is full; so many in a row mean that all do.
 const MAX_OFFERS: usize = 16;
 
+/// How long one that has refused is left alone, when there is no other.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// Hands the connection over, or answers 503 where HTTP is spoken.
 pub(super) async fn hand_over(
     front: &Front,
@@ -30,10 +34,15 @@ pub(super) async fn hand_over(
     speaks: Speaks,
 ) {
     let mut client = client;
-    for _ in 0..MAX_OFFERS {
-        let Some(upstream) = front.choose(listener, session, affinity, Work::Lasting).await else {
-            break;
-        };
+    let mut unreached = None;
+    for n in 0..MAX_OFFERS {
+        let chosen = front.choose(listener, session, affinity, Work::Lasting, unreached).await;
+        let Some(upstream) = chosen else { break };
+        if n > 1 || unreached == Some(upstream.worker.id) {
+            // It will say no again if it is asked at once.
+            upstream.is_going(PAUSE).await;
+        }
+        unreached = Some(upstream.worker.id);
         let in_flight = upstream.begin();
         if let Some(connected) = upstream.connect_private().await {
             let Ok(worker) = connected else { continue };
@@ -52,8 +61,6 @@ pub(super) async fn hand_over(
         drop(in_flight);
         let Ok(back) = watch(fd) else { return };
         client = back;
-        // A worker that says no will say so again at once: let others have their turn.
-        tokio::task::yield_now().await;
     }
     // Others would not understand it.
     if !matches!(speaks, Speaks::Other) {

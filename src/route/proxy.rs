@@ -34,6 +34,9 @@ use crate::sync::lock;
 /// A worker that dies with a request in hand takes at most this many tries.
 const MAX_TRIES: usize = 4;
 
+/// How long the end of a worker that can't be reached may go unnoticed, when there is no other.
+const NOTICED: Duration = Duration::from_millis(100);
+
 /// How long a connection to a worker is kept when the worker does not say for how long it does.
 const KEEP: Duration = Duration::from_secs(2);
 
@@ -283,6 +286,7 @@ impl Requests {
             Session::Handshake | Session::Of(_) => Work::Lasting,
         };
         let mut repeated = false;
+        let mut unreached = None;
         let poll = if is_poll { front.poll(session) } else { None };
         let ended = poll.as_ref().map(LongPoll::ended);
         let ended = async {
@@ -292,12 +296,18 @@ impl Requests {
             }
         };
         tokio::pin!(ended);
-        for _ in 0..MAX_TRIES {
+        for n in 0..MAX_TRIES {
             if is_poll && front.is_over(session) {
                 return Err(Failure::SessionEnds);
             }
-            let upstream =
-                front.choose(listener, session, affinity, work).await.ok_or(Failure::NoWorker)?;
+            let upstream = front
+                .choose(listener, session, affinity, work, unreached)
+                .await
+                .ok_or(Failure::NoWorker)?;
+            if n > 1 || unreached == Some(upstream.worker.id) {
+                upstream.is_going(NOTICED).await;
+            }
+            unreached = Some(upstream.worker.id);
             let in_flight = upstream.begin();
             let lane = Lane { listener, client: ends.alone(&upstream.worker) };
             let connected = if repeated {
@@ -306,11 +316,7 @@ impl Requests {
             } else {
                 upstream.connect(lane, ends, &front.pairs).await
             };
-            let Ok(mut line) = connected else {
-                // It is going: its end is noticed in a moment.
-                tokio::task::yield_now().await;
-                continue;
-            };
+            let Ok(mut line) = connected else { continue };
             ends.tell(&upstream.worker, &mut line.told, request.headers_mut());
             let copy = (repeatable && !repeated).then(|| copy_of(&request));
             request.body_mut().goes_out(line.sending.begin());

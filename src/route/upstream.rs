@@ -173,6 +173,12 @@ impl Upstream {
         self.since.get().map_or(0.0, |since| since.elapsed().as_secs_f64() / SLOW_START).min(1.0)
     }
 
+    /// Ends when the worker can't be sent to any more, or after `limit`: the end of one that can't be
+    /// reached is noticed in a moment, but it may refuse for other reasons.
+    pub(super) async fn is_going(&self, limit: Duration) {
+        let _ = tokio::time::timeout(limit, self.gone.cancelled()).await;
+    }
+
     /// A client's connection was handed over for good.
     pub(super) fn given_away(self: &Arc<Self>, inode: u64, speaks: Speaks) {
         if lock(&self.given).add(inode, speaks) {

@@ -27,7 +27,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, oneshot};
 
-use super::wire::{Decoder, FrameError, Framing};
+use super::wire::{Decoder, FrameError, Framing, MAX_FRAME};
 use crate::sync::lock;
 
 /// What may wait for one worker, in bytes (64 MiB).
@@ -397,11 +397,26 @@ impl Reader {
             }
             match read {
                 Ok(0) => return Ok(None),
-                Ok(n) => self.buffer.extend_from_slice(&self.scratch[..n]),
+                Ok(n) => self.take(n),
                 Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
                 Err(e) => return Err(e.into()),
             }
         }
+    }
+}
+
+impl Reader {
+    /// Takes what has been read. Room is made by doubling, but never for more than the largest frame
+    /// and what may have come with its end.
+    fn take(&mut self, n: usize) {
+        let most = MAX_FRAME + self.scratch.len();
+        let capacity = self.buffer.capacity();
+        if self.buffer.len() + n > capacity && 2 * capacity > most {
+            let mut whole = BytesMut::with_capacity(most);
+            whole.extend_from_slice(&self.buffer);
+            self.buffer = whole;
+        }
+        self.buffer.extend_from_slice(&self.scratch[..n]);
     }
 }
 

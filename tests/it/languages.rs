@@ -57,6 +57,20 @@ fn any_program_that_takes_a_socket_is_served() {
     assert!(headers.contains("host"), "{seen}");
 }
 
+/// What can't be reached any more has not ended yet, or nobody has noticed: others are there.
+#[test]
+fn a_worker_that_is_going_is_not_asked_again() {
+    let app = Spec::program("socket", &PLAIN).start();
+    let load = Load::of("load.js", &[&app.url()], &[]);
+    for n in 1..=3 {
+        assert_eq!(get(app.address(), "/leave").status, 200);
+        app.wait_for_times(" exited worker=", n);
+        app.wait_for_times(" ready worker=", 2 + n);
+    }
+    let seen = load.end();
+    assert_eq!(seen["failures"], json!({}), "{seen}\n{}", app.log());
+}
+
 #[test]
 fn it_is_reloaded_like_any_other() {
     let toml = "[reload]\ncanary = \"100ms\"\n[stop]\ndrain = \"3s\"";

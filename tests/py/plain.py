@@ -1,6 +1,7 @@
 """An HTTP server on the socket that it is given as descriptor 3, with nothing but Python's own library.
 
 NOTIFY=1   says READY=1, STATUS= and every half of WATCHDOG_USEC WATCHDOG=1
+/leave     answers, and then accepts nothing more; a second later it ends
 /silent    answers, and then says WATCHDOG=1 no more;  /stop: answers, says STOPPING=1 and ends a second later
 """
 
@@ -12,6 +13,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 silent = threading.Event()
+leaving = threading.Event()
 
 
 def say(text):
@@ -29,6 +31,8 @@ class Handler(BaseHTTPRequestHandler):
         body = text.encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
+        if leaving.is_set():
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
 
@@ -38,6 +42,10 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(int(query.partition("=")[2]) / 1000)
         if path == "/silent":
             silent.set()
+        if path == "/leave":
+            leaving.set()
+            self.server.socket.shutdown(socket.SHUT_RD)
+            threading.Timer(1, os._exit, [0]).start()
         if path == "/stop":
             say("STOPPING=1")
             threading.Timer(1, os._exit, [0]).start()

@@ -304,10 +304,10 @@ impl Requests {
                 .choose(listener, session, affinity, work, unreached)
                 .await
                 .ok_or(Failure::NoWorker)?;
-            if n > 1 || unreached == Some(upstream.worker.id) {
+            let id = upstream.worker.id;
+            if unreached.is_some_and(|unreached| n > 1 || unreached == id) {
                 upstream.is_going(NOTICED).await;
             }
-            unreached = Some(upstream.worker.id);
             let in_flight = upstream.begin();
             let lane = Lane { listener, client: ends.alone(&upstream.worker) };
             let connected = if repeated {
@@ -316,7 +316,10 @@ impl Requests {
             } else {
                 upstream.connect(lane, ends, &front.pairs).await
             };
-            let Ok(mut line) = connected else { continue };
+            let Ok(mut line) = connected else {
+                unreached = Some(id);
+                continue;
+            };
             ends.tell(&upstream.worker, &mut line.told, request.headers_mut());
             let copy = (repeatable && !repeated).then(|| copy_of(&request));
             request.body_mut().goes_out(line.sending.begin());

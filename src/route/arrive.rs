@@ -147,7 +147,6 @@ impl Front {
         };
         match self.in_time(limits.head_timeout, client.peek(limits.head_size, read)).await {
             Ok(Ok(Opening::Request(_) | Opening::Upgrade(_))) => {
-                // Its last word comes encrypted, too.
                 proxy::serve(self.clone(), listener, client, peer, ends, limits, None).await;
             }
             // HTTP/2, though that was not agreed on, or TLS once more.

@@ -3,7 +3,7 @@
 //! worker does what it does then. Whoever has gone for good looks just the same.
 
 use std::convert::Infallible;
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +16,8 @@ use tokio_util::either::Either;
 
 use crate::listen::Client;
 use crate::sync::lock;
+
+use super::through::pass_on;
 
 /// Whether a client has said its last word, and to whom.
 #[derive(Debug, Default)]
@@ -197,35 +199,13 @@ impl AsyncRead for FromClient {
 }
 
 impl AsyncWrite for FromClient {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.client).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.client).poll_write_vectored(context, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.client.is_write_vectored()
-    }
-
     /// hyper ends each of its rounds with this.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.listen(context)?;
         Pin::new(&mut self.client).poll_flush(context)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.client).poll_shutdown(context)
-    }
+    pass_on!(client: poll_write, poll_write_vectored, is_write_vectored, poll_shutdown);
 }
 
 /// A connection to a worker, which ends behind its last request.
@@ -243,36 +223,10 @@ impl<S> ToWorker<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for ToWorker<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.worker).poll_read(context, buffer)
-    }
+    pass_on!(worker: poll_read);
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for ToWorker<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.worker).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.worker).poll_write_vectored(context, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.worker.is_write_vectored()
-    }
-
     /// hyper calls this when nothing is left to write for now.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.worker).poll_flush(context))?;
@@ -283,7 +237,5 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ToWorker<S> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.worker).poll_shutdown(context)
-    }
+    pass_on!(worker: poll_write, poll_write_vectored, is_write_vectored, poll_shutdown);
 }

@@ -34,6 +34,7 @@ pub mod proxy_protocol;
 mod stall;
 pub mod table;
 mod take_back;
+mod through;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;
 mod tunnel;

@@ -10,10 +10,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::net::sockopt;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
 use crate::sys;
+
+use super::through::pass_on;
 
 /// A client's connection on which nothing may stand still for ever.
 #[derive(Debug)]
@@ -76,13 +78,7 @@ impl<S: AsFd> Impatient<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.client).poll_read(context, buffer)
-    }
+    pass_on!(client: poll_read);
 }
 
 impl<S: AsyncWrite + AsFd + Unpin> AsyncWrite for Impatient<S> {
@@ -104,15 +100,5 @@ impl<S: AsyncWrite + AsFd + Unpin> AsyncWrite for Impatient<S> {
         self.wrote(context, written)
     }
 
-    fn is_write_vectored(&self) -> bool {
-        self.client.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.client).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.client).poll_shutdown(context)
-    }
+    pass_on!(client: is_write_vectored, poll_flush, poll_shutdown);
 }

@@ -95,6 +95,7 @@ impl Tls {
         if !peek(&client, 1, |bytes| Some(head::begins_tls(bytes))).await? {
             return Ok(Either::Right(client));
         }
+        // Nobody asks for its last word, which comes encrypted.
         let client = Impatient::new(FromClient::new(client, Arc::default()), send_timeout);
         TlsAcceptor::from(self.server.clone()).accept(client).await.map(Either::Left)
     }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::through::pass_on;
 use super::websocket::{CLOSE, Frames};
 
 /// Carries bytes until either side ends. After `close` the client gets a Close frame and nothing
@@ -95,19 +96,5 @@ impl<S: AsyncRead + Unpin> AsyncRead for Closing<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Closing<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(context)
-    }
+    pass_on!(inner: poll_write, poll_flush, poll_shutdown);
 }

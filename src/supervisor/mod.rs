@@ -6,6 +6,7 @@ mod handle;
 mod health;
 mod node;
 mod output;
+mod phase;
 mod process;
 mod release;
 mod requests;
@@ -13,4 +14,5 @@ mod run;
 mod servers;
 
 pub use handle::{Handle, Refusal, Reloaded, Reply, Request, Scale, Status, WorkerStatus};
-pub use run::{Output, RunError, run};
+pub use output::Output;
+pub use run::{RunError, run};

@@ -1,4 +1,4 @@
-//! Workers' output in the foreground: each line with its worker before it.
+//! Workers' output: in the foreground each line has its worker before it.
 //!
 //! A thread of its own does the writing: a terminal that stands still (or a pager that is not
 //! read) holds up the workers that write, as it would without us, but never cohortd.
@@ -21,6 +21,15 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// One colour a slot, in turn: those readable on dark and on light.
 const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
+
+/// Where workers' output goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Where ours goes: systemd's journal.
+    Inherit,
+    /// Line by line to our own, with the worker's slot before it.
+    Prefixed,
+}
 
 #[derive(Debug, Clone, Copy)]
 enum Stream {

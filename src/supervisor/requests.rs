@@ -6,8 +6,10 @@
 
 use super::fleet::{Exit, Failure, Generation, How, Outcome};
 use super::handle::{Reloaded, Reply, Request, Scale, Status, WorkerStatus};
+use super::output::Output;
+use super::phase::Phase;
 use super::release::Release;
-use super::run::{Output, Phase, Supervisor};
+use super::run::Supervisor;
 use crate::config::{Config, Deliver};
 use crate::route::Tls;
 use crate::systemd::unit_file;

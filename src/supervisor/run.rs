@@ -14,25 +14,17 @@ use tokio::sync::mpsc;
 use super::fleet::{Action, Exit, Fleet, Generation, Startup, Why};
 use super::handle::{Reloaded, Reply, Request, Status};
 use super::health::Ill;
-use super::output::Printer;
+use super::output::{Output, Printer};
+use super::phase::{Phase, drained};
 use super::process::{Event, Process, Shared};
 use super::release::Release;
 use super::servers::Servers;
 use crate::config::{Config, Deliver, OnHang, StopMethod};
-use crate::listen::{Listener, Place, Socket};
+use crate::listen::{Place, Socket};
 use crate::route::{Front, ListenerId, Tls};
 use crate::systemd::Notifier;
 use crate::worker::WorkerId;
 use crate::worker::cgroup::Delegated;
-
-/// Where workers' output goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Output {
-    /// Where ours goes: systemd's journal.
-    Inherit,
-    /// Line by line to our own, with the worker's slot before it.
-    Prefixed,
-}
 
 /// Why an app is not running.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +46,8 @@ pub enum RunError {
 }
 
 /// Runs an app until it is told to stop (SIGTERM, SIGINT) or has failed to come up. SIGHUP reloads
-/// it; `requests` are those of a [`super::Handle`]. `tls` is what the configuration names. Workers get cgroups of their own in what is
-/// `delegated`.
+/// it; `requests` are those of a [`super::Handle`]. `tls` is what the configuration names. Workers get
+/// cgroups of their own in what is `delegated`.
 ///
 /// # Errors
 /// [`RunError`]; every worker has ended in any case.
@@ -109,9 +101,9 @@ const FIRST: Generation = Generation(1);
 /// Everything that is known of a running app. `requests` has the part that is asked from outside.
 pub(super) struct Supervisor {
     /// Until connections are accepted on them; where the workers do that, until the end.
-    sockets: Vec<Socket>,
+    pub(super) sockets: Vec<Socket>,
     /// Where they listen.
-    places: Vec<Place>,
+    pub(super) places: Vec<Place>,
     pub(super) output: Output,
     pub(super) fleet: Fleet,
     /// Of every generation that has workers, or may get them back.
@@ -135,18 +127,6 @@ pub(super) struct Supervisor {
     /// Who waits until so many workers serve and nobody else is left.
     pub(super) scaling: VecDeque<(usize, Reply<Status>)>,
     printer: Option<Printer>,
-}
-
-/// How far the app's life has come.
-pub(super) enum Phase {
-    Starting,
-    Up,
-    /// No connection is accepted; requests in flight finish until then.
-    Draining {
-        until: Instant,
-    },
-    /// The workers are being stopped.
-    Stopping,
 }
 
 impl Supervisor {
@@ -442,75 +422,6 @@ impl Supervisor {
         }
     }
 
-    /// The app is up: connections are accepted.
-    fn open_the_doors(&mut self) {
-        for (at, socket) in std::mem::take(&mut self.sockets).into_iter().enumerate() {
-            let on = &self.places[at];
-            if self.servers.is_shared(ListenerId(at)) {
-                tracing::info!(%on, "the workers are accepting");
-                self.sockets.push(socket);
-                continue;
-            }
-            match Listener::watch(socket) {
-                Ok(listener) => {
-                    tracing::info!(%on, "accepting");
-                    self.shared.front.accept(ListenerId(at), listener);
-                }
-                Err(error) => tracing::error!(%on, %error, "can't accept"),
-            }
-        }
-        // Whoever has waited for the start looks at the status next.
-        self.notifier.status(self.fleet.summary().to_string());
-        self.notifier.ready();
-    }
-
-    /// The next stage of stopping: each further signal skips one.
-    fn stop(&mut self, phase: Phase) -> Phase {
-        match phase {
-            Phase::Up => {
-                self.notifier.stopping();
-                self.shared.front.stop();
-                self.servers.share_no_more();
-                self.sockets.clear();
-                let until = Instant::now() + self.releases[&self.serving].config.stop.drain;
-                tracing::info!(
-                    connections = self.shared.front.connections(),
-                    "stopping: finishing what is in flight"
-                );
-                Phase::Draining { until }
-            }
-            Phase::Starting => {
-                self.notifier.stopping();
-                self.stop_workers()
-            }
-            Phase::Draining { .. } => self.stop_workers(),
-            Phase::Stopping => {
-                tracing::warn!("told to stop again: killing the workers");
-                self.processes.values().for_each(Process::kill);
-                Phase::Stopping
-            }
-        }
-    }
-
-    fn stop_workers(&mut self) -> Phase {
-        self.shared.front.stop();
-        self.fleet.stop();
-        Phase::Stopping
-    }
-
-    pub(super) fn status(&self, phase: &Phase) -> String {
-        let summary = self.fleet.summary();
-        match phase {
-            Phase::Starting => format!("Starting: {summary}"),
-            Phase::Up => summary.to_string(),
-            Phase::Draining { .. } => {
-                let open = self.shared.front.connections();
-                format!("Stopping: {open} connections finish their requests")
-            }
-            Phase::Stopping => format!("Stopping: {summary}"),
-        }
-    }
-
     fn not_ready(&self) -> RunError {
         let reason = self.last_failure.clone().map(|(_, why)| why).unwrap_or_default();
         RunError::NotReady { reason }
@@ -553,16 +464,6 @@ async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => pending().await,
-    }
-}
-
-/// Ends when nothing is in flight any more, or the time for it is over.
-async fn drained(front: &Arc<Front>, phase: &Phase) {
-    match phase {
-        Phase::Draining { until } => {
-            let _ = tokio::time::timeout_at((*until).into(), front.drained()).await;
-        }
-        _ => pending().await,
     }
 }
 

@@ -4,7 +4,7 @@
 // empty folder) and gives the ids of its routers: the processes in front of the workers, or beside them to relay.
 const fs = require("node:fs");
 const path = require("node:path");
-const { start, run, end, ends, until, children } = require("./processes");
+const { start, until, children } = require("./processes");
 
 const NODE = process.execPath;
 const PEERS = path.join(__dirname, "peers/node_modules");
@@ -95,25 +95,15 @@ listen app
   return [start("haproxy", ["-db", "-f", path.join(dir, "haproxy.cfg")]).pid, ...relay];
 };
 
-// PM2 in cluster mode, its daemon private to `dir`. `name`: the workers' sticky package.
-const pm2 = (of, name) => async ({ port, app, workers, dir }) => {
+// PM2 in cluster mode, its daemon private to `dir`, and in the foreground: started as everything else is. `name`: the workers' sticky package.
+const pm2 = (of, name) => ({ port, app, workers, dir }) => {
   const file = path.join(dir, "bench.config.json");
   const env = { PORT: port, ...sticky(app, name) };
   fs.writeFileSync(file, JSON.stringify({ apps: [{ name: "bench", script: script(app), exec_mode: "cluster", instances: workers, env }] }));
-  const daemon = () => {
-    try { return Number(fs.readFileSync(path.join(dir, "pm2.pid"), "utf8")); } catch { return null; }
-  };
-  ends.push(async () => {
-    if (!daemon()) return;
-    const left = children(daemon());
-    await end([daemon()]);
-    await end(left);
-  });
-  await run(NODE, [path.join(PEERS, of, "bin/pm2"), "start", file], {
+  return [start(NODE, [path.join(PEERS, of, "bin/pm2"), "start", "--no-daemon", file], {
     cwd: dir,
     env: { PM2_HOME: dir, PM2_PORT: port, PM2_DISABLE_VERSION_CHECK: "true", PM2_DISCRETE_MODE: "true" },
-  });
-  return [daemon()];
+  }).pid];
 };
 
 module.exports = {

@@ -29,21 +29,20 @@ async function end(pids, signal = "SIGTERM") {
   await gone().catch(() => { send("SIGKILL"); return gone(); });
 }
 
-// What runs now, and what else has to be done to end it. `endAll(true)`: and nothing is started after it.
-const ends = [];
+// What runs now. `endAll(true)`: and nothing is started after it.
 const started = new Set();
 let closed = false;
 async function endAll(forGood = false) {
   closed ||= forGood;
-  while (ends.length) await ends.pop()();
   await end([...started].map((child) => child.pid).filter(Boolean));
   started.clear();
 }
 
-// Starts a process that `endAll` will end; its output is kept to say why it has failed.
+// Starts a process that `endAll` will end; its output is kept to say why it has failed. All are of one session: else the
+// kernel would share the processors out by sessions (its autogroups), and a router would have to do with its workers' share.
 function start(command, args, { env = {}, cwd, stdin = "ignore" } = {}) {
   if (closed) throw new Error("everything ends");
-  const child = spawn(command, args, { cwd, env: { ...process.env, ...env }, stdio: [stdin, "pipe", "pipe"], detached: true });
+  const child = spawn(command, args, { cwd, env: { ...process.env, ...env }, stdio: [stdin, "pipe", "pipe"] });
   child.said = "";
   const keep = (data) => { child.said = (child.said + data).slice(-2000); };
   child.stdout.on("data", keep);
@@ -89,4 +88,4 @@ function cpuOfMachine() {
 const resident = (pids) => sum(pids.map((pid) => Number(/^VmRSS:\s+(\d+)/m.exec(fs.readFileSync(`/proc/${pid}/status`, "latin1"))[1]) * 1024));
 const descriptors = (pids) => sum(pids.map((pid) => fs.readdirSync(`/proc/${pid}/fd`).length));
 
-module.exports = { pause, until, start, run, assertRunning, end, ends, endAll, children, cpu, cpuOfEnded, cpuOfMachine, resident, descriptors };
+module.exports = { pause, until, start, run, assertRunning, endAll, children, cpu, cpuOfEnded, cpuOfMachine, resident, descriptors };

@@ -162,7 +162,8 @@ Written by \`make bench\`: don't edit. It measured ${rounds} rounds in ${number(
 - **Versions**: Node ${process.versions.node}, nginx ${says("nginx", "-v")}, HAProxy ${says("haproxy", "-v")}, PM2 ${version("pm2")}, @socket.io/pm2 ${version("@socket.io/pm2")}, @socket.io/sticky ${version("sticky1")} and
   ${version("sticky2")}, @socket.io/cluster-adapter ${version("@socket.io/cluster-adapter")}, socket.io ${version("socket.io")}.
 - **Rounds**: each starts every contestant once, one at a time, in an order that turns. A load runs for ${seconds} s after a
-  warm-up of two. Figures are medians of the rounds; a ratio is taken within each round.
+  warm-up of two. Figures are medians of the rounds; a ratio is taken within each round. All processes are of one
+  session, so that the kernel shares the processors out by process and not by contestant.
 - **Router** is every process in front of the workers or beside them to relay: cohortd; nginx's master and worker, and
   Node's primary that relays for it; Node's primary; PM2's daemon. Its CPU is utime and stime of /proc. nginx has one
   worker process and HAProxy one thread, as cohortd has. Two workers, if nothing else is said.

@@ -1,6 +1,7 @@
 //! Where a running app keeps its sockets and files: below `/run` for root and under systemd (which says
 //! where, in `RUNTIME_DIRECTORY`), else below `$XDG_RUNTIME_DIR`.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -79,4 +80,14 @@ pub fn candidates(app: &str) -> Vec<PathBuf> {
     let own = std::env::var_os("XDG_RUNTIME_DIR")
         .map(|folder| PathBuf::from(folder).join("cohortd").join(app));
     own.into_iter().chain([system]).collect()
+}
+
+/// The apps that have a folder where this user's, or the system's, have theirs.
+pub fn apps() -> BTreeSet<String> {
+    let folders = candidates("").into_iter();
+    let entries = folders.filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+    entries
+        .filter(|entry| entry.path().is_dir())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
 }

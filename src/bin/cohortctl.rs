@@ -1,42 +1,66 @@
-//! `cohortctl`: apps as systemd services.
+//! `cohortctl`: apps as systemd services, and those that run.
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use cohortd::control::ClientError;
 use cohortd::ctl::CtlError;
 use cohortd::ctl::add::Add;
 use cohortd::ctl::check::Check;
+use cohortd::ctl::completions::Completions;
+use cohortd::ctl::diff::Diff;
+use cohortd::ctl::doctor::Doctor;
+use cohortd::ctl::list::List;
 use cohortd::ctl::remove::Remove;
-use cohortd::ctl::running::{Reload, ScaleTo, Show};
+use cohortd::ctl::running::{Reload, ScaleTo};
+use cohortd::ctl::show::Show;
+use cohortd::ctl::workers::{Restart, SendMessage, SendSignal, TriggerAction};
 use cohortd::exit;
 
-/// Adds apps to systemd, and speaks to those that run.
+/// Adds apps to systemd, and speaks to those that run. Without a command it lists them.
 #[derive(Parser)]
 #[command(version, propagate_version = true)]
 struct Arguments {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    Add(Add),
-    Check(Check),
-    Reload(Reload),
-    Remove(Remove),
-    Scale(ScaleTo),
+    #[command(visible_alias = "list")]
+    Ls(List),
     Show(Show),
+    Add(Add),
+    Remove(Remove),
+    Check(Check),
+    Diff(Diff),
+    Reload(Reload),
+    Scale(ScaleTo),
+    Restart(Restart),
+    Signal(SendSignal),
+    Send(SendMessage),
+    Trigger(TriggerAction),
+    Doctor(Doctor),
+    Completions(Completions),
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
-        Command::Add(add) => add.run(),
-        Command::Check(check) => check.run(),
-        Command::Reload(reload) => reload.run(),
-        Command::Remove(remove) => remove.run(),
-        Command::Scale(scale) => scale.run(),
-        Command::Show(show) => show.run(),
+        None => List::default().run(),
+        Some(Command::Ls(list)) => list.run(),
+        Some(Command::Show(show)) => show.run(),
+        Some(Command::Add(add)) => add.run(),
+        Some(Command::Remove(remove)) => remove.run(),
+        Some(Command::Check(check)) => check.run(),
+        Some(Command::Diff(diff)) => diff.run(),
+        Some(Command::Reload(reload)) => reload.run(),
+        Some(Command::Scale(scale)) => scale.run(),
+        Some(Command::Restart(restart)) => restart.run(),
+        Some(Command::Signal(signal)) => signal.run(),
+        Some(Command::Send(send)) => send.run(),
+        Some(Command::Trigger(trigger)) => trigger.run(),
+        Some(Command::Doctor(doctor)) => doctor.run(),
+        Some(Command::Completions(completions)) => completions.run(Arguments::command()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

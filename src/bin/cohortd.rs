@@ -127,7 +127,7 @@ async fn run_with_control(
     output: Output,
     delegated: Option<Delegated>,
 ) -> Result<(), RunError> {
-    let (handle, requests) = Handle::new();
+    let (handle, asked) = Handle::new();
     match Control::open(&config.app) {
         Ok(control) => drop(tokio::spawn(control.serve(handle.clone()))),
         // Data and readiness don't depend on it.
@@ -135,7 +135,7 @@ async fn run_with_control(
             tracing::warn!(%error, "no control socket: cohortctl can't speak to this app")
         }
     }
-    let ended = supervisor::run(config, tls, sockets, output, delegated, requests).await;
+    let ended = supervisor::run(config, tls, sockets, output, delegated, asked).await;
     drop(handle); // its other end was there until now
     ended
 }

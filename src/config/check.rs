@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
+use super::differ;
 use super::error::{ConfigError, nearest};
 use super::file::{self, Count, Env, File, Text};
 use super::value::{self, Listen, Network};
@@ -92,6 +93,7 @@ impl Check<'_> {
                 .word(&raw.log.access, &[("off", false), ("json", true)])?
                 .unwrap_or(false),
             env: self.env(&raw)?,
+            keys: differ::keys(self.source),
         })
     }
 

@@ -1,9 +1,10 @@
 //! The configuration: one TOML file an app, read whole and checked whole.
 //!
 //! `file` is the schema, `value` the small languages inside strings, `check` the way from there to
-//! [`Config`], `tls` that of one table, `fits` what does not go together. A key that this version can't honour yet is refused, never ignored.
+//! [`Config`], `tls` that of one table, `fits` what does not go together, `differ` in what two readings differ. A key that this version can't honour yet is refused, never ignored.
 
 mod check;
+mod differ;
 mod error;
 mod file;
 mod fits;
@@ -19,6 +20,7 @@ use std::time::Duration;
 pub use crate::route::affinity::Sticky;
 pub use crate::supervisor::fleet::Restart as RestartPolicy;
 use crate::worker::wire::Framing;
+pub use differ::{Difference, Takes};
 pub use error::ConfigError;
 use file::File;
 use hyper::header::HeaderName;
@@ -70,6 +72,8 @@ pub struct Config {
     pub access_log: bool,
     /// `[env]` and the chosen profile's over it.
     pub env: BTreeMap<String, String>,
+    /// What the file says, by key, for comparing.
+    keys: BTreeMap<String, String>,
 }
 
 /// How workers are spoken to.

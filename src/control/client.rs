@@ -14,7 +14,7 @@ use crate::places;
 /// A connection to a running app.
 #[derive(Debug)]
 pub struct Client {
-    connection: UnixStream,
+    connection: BufReader<UnixStream>,
 }
 
 /// A running app was not reached, or said no.
@@ -62,7 +62,7 @@ impl Client {
             places::candidates(app).into_iter().map(|folder| folder.join(SOCKET)).collect();
         for path in &paths {
             match UnixStream::connect(path).await {
-                Ok(connection) => return Ok(Client { connection }),
+                Ok(connection) => return Ok(Client { connection: BufReader::new(connection) }),
                 Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
                     return Err(ClientError::Refused { path: path.clone(), source });
                 }
@@ -81,17 +81,39 @@ impl Client {
         method: &str,
         parameters: serde_json::Value,
     ) -> Result<T, ClientError> {
-        let call = Call { method: format!("{INTERFACE}.{method}"), parameters };
-        let (from, mut to) = self.connection.split();
-        write(&mut to, &call).await?;
-        let answer: Answer = read(&mut BufReader::new(from))
+        self.say(Call { method: format!("{INTERFACE}.{method}"), parameters, ..Call::default() })
+            .await?;
+        self.answer().await
+    }
+
+    /// Begins to watch the app; [`Client::answer`] gives a status, and then one at each change.
+    ///
+    /// # Errors
+    /// The conversation broke off.
+    pub async fn watch(&mut self) -> Result<(), ClientError> {
+        let call = Call { method: format!("{INTERFACE}.Watch"), more: true, ..Call::default() };
+        self.say(call).await
+    }
+
+    async fn say(&mut self, call: Call) -> Result<(), ClientError> {
+        Ok(write(self.connection.get_mut(), &call).await?)
+    }
+
+    /// The next answer.
+    ///
+    /// # Errors
+    /// It did not happen, and why.
+    pub async fn answer<T: DeserializeOwned>(&mut self) -> Result<T, ClientError> {
+        let answer: Answer = read(&mut self.connection)
             .await?
             .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
         match answer.error {
             None => Ok(serde_json::from_value(answer.parameters).map_err(io::Error::from)?),
             Some(error) => {
                 let stopped = error == format!("{INTERFACE}.Stopped");
-                let reason = answer.parameters["reason"].as_str().map_or(error, str::to_owned);
+                let reason = answer.parameters["reason"]
+                    .as_str()
+                    .map_or_else(|| format!("{error} {}", answer.parameters), str::to_owned);
                 Err(if stopped { ClientError::Stopped } else { ClientError::Failed }(reason))
             }
         }

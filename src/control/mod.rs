@@ -1,7 +1,7 @@
 //! The control socket: what `cohortctl` asks of a running app.
 //!
 //! Varlink's framing: JSON texts that end in a NUL byte, a method and parameters in, parameters or
-//! an error out. The socket belongs to the app's user and only that user (and root) can connect.
+//! an error out, and the interface describes itself (`varlinkctl introspect`). The socket belongs to the app's user and only that user (and root) can connect.
 //! Everything works without a bus.
 
 mod client;

@@ -1,4 +1,4 @@
-//! Varlink's messages.
+//! Varlink's messages: <https://varlink.org/Method-Call>.
 
 use std::io;
 
@@ -9,11 +9,21 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWr
 const MAX_MESSAGE: u64 = 1 << 20;
 
 /// A method call.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Call {
     pub(super) method: String,
     #[serde(default)]
     pub(super) parameters: serde_json::Value,
+    /// It may be answered more than once.
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub(super) more: bool,
+    /// It is not to be answered.
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub(super) oneway: bool,
+}
+
+fn is_not(flag: &bool) -> bool {
+    !flag
 }
 
 /// Its answer: one of the two.
@@ -23,6 +33,9 @@ pub(super) struct Answer {
     pub(super) error: Option<String>,
     #[serde(default)]
     pub(super) parameters: serde_json::Value,
+    /// There are more to come.
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub(super) continues: bool,
 }
 
 /// Reads a message; `None` at the end of the stream.

@@ -184,7 +184,7 @@ fn name_of(number: &str) -> Option<String> {
 }
 
 /// The folder of `cohortd`, which is also ours.
-fn programs() -> Result<PathBuf, CtlError> {
+pub(super) fn programs() -> Result<PathBuf, CtlError> {
     let this =
         std::env::current_exe().map_err(|e| CtlError::file(Path::new("/proc/self/exe"), e))?;
     let folder = this.parent().map(Path::to_owned).unwrap_or_default();

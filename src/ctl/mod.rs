@@ -2,11 +2,19 @@
 
 pub mod add;
 pub mod check;
+pub mod completions;
+pub mod diff;
+pub mod doctor;
+pub mod list;
+mod print;
 pub mod remove;
 pub mod running;
 mod save;
 mod schedule;
+pub mod show;
+mod target;
 mod units;
+pub mod workers;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,11 +1,13 @@
-//! Commands for a running app: `reload`, `scale`, `show`. Each waits for its effect.
+//! Commands for a running app: `reload`, `scale`. Each waits for its effect.
 
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 
-use serde_json::json;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
-use super::{CtlError, save};
-use crate::control::Client;
+use super::{CtlError, print, save};
+use crate::control::{Client, ClientError};
 use crate::supervisor::{Reloaded, Scale, Status};
 
 /// Read the configuration anew and replace all workers; fails if that failed
@@ -13,6 +15,9 @@ use crate::supervisor::{Reloaded, Scale, Status};
 pub struct Reload {
     /// The app's name
     app: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// Change the number of workers, until the next reload or for good
@@ -20,19 +25,12 @@ pub struct Reload {
 pub struct ScaleTo {
     /// The app's name
     app: String,
-    /// How many (6), or how many more (+2) or fewer (-- -1)
-    #[arg(value_parser = parse_scale)]
+    /// How many (6), or how many more (+2) or fewer (-1)
+    #[arg(value_parser = parse_scale, allow_negative_numbers = true)]
     workers: Scale,
     /// Write the number into the app's configuration as well
     #[arg(long)]
     save: bool,
-}
-
-/// Show a running app and its workers
-#[derive(Debug, clap::Args)]
-pub struct Show {
-    /// The app's name
-    app: String,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -53,8 +51,12 @@ impl Reload {
     /// # Errors
     /// The configuration is wrong, or the new workers did not stay well.
     pub fn run(&self) -> Result<(), CtlError> {
-        let reloaded: Reloaded = ask(&self.app, "Reload", json!({}))?;
-        println!("{}: generation {} serves", self.app, reloaded.generation);
+        let reloaded: Reloaded = watched(&self.app, "Reload", json!({}))?;
+        if self.json {
+            print::json(&reloaded);
+        } else {
+            println!("{}: generation {} serves", self.app, reloaded.generation);
+        }
         Ok(())
     }
 }
@@ -65,61 +67,79 @@ impl ScaleTo {
     /// # Errors
     /// There can't be so many, or they can't be saved.
     pub fn run(&self) -> Result<(), CtlError> {
-        let status: Status = ask(&self.app, "Scale", json!({ "workers": self.workers }))?;
-        println!("{}: {}", self.app, status.state);
+        let status: Status = watched(&self.app, "Scale", json!({ "workers": self.workers }))?;
+        if self.json {
+            print::json(&status);
+        } else {
+            println!("{}: {}", self.app, status.state);
+        }
         if self.save {
             let workers = status.wanted;
             save::workers(&self.app, Path::new(&status.file), workers).map_err(|error| {
                 CtlError::NotSaved { app: self.app.clone(), workers, source: Box::new(error) }
             })?;
-            println!("{}: workers = {workers}", status.file);
+            if !self.json {
+                println!("{}: workers = {workers}", status.file);
+            }
         }
         Ok(())
     }
 }
 
-impl Show {
-    /// Runs the command.
-    ///
-    /// # Errors
-    /// The app does not run.
-    pub fn run(&self) -> Result<(), CtlError> {
-        let status: Status = ask(&self.app, "Status", json!({}))?;
-        if self.json {
-            let text = serde_json::to_string_pretty(&status);
-            println!("{}", text.expect("a status has a form in JSON"));
-            return Ok(());
-        }
-        println!("{}: {}, generation {}", status.app, status.state, status.generation);
-        if let Some(error) = &status.last_reload_error {
-            println!("last reload: {error}");
-        }
-        println!("SLOT WORKER GENERATION      PID  STATE     IN FLIGHT SESSIONS   MEMORY  STATUS");
-        for w in &status.workers {
-            let memory = w.memory.map_or_else(|| "?".into(), |bytes| format!("{}M", bytes >> 20));
-            let line = format!(
-                "{:>4} {:>6} {:>10} {:>8}  {:<9} {:>9} {:>8} {memory:>8}  {}",
-                w.slot,
-                w.id,
-                w.generation,
-                w.pid,
-                w.state,
-                w.in_flight,
-                w.sessions,
-                w.status.as_deref().unwrap_or_default()
-            );
-            println!("{}", line.trim_end());
-        }
-        Ok(())
-    }
-}
-
-fn ask<T: serde::de::DeserializeOwned>(
+/// Calls a method of a running app and waits for its effect.
+pub(super) fn ask<T: DeserializeOwned>(
     app: &str,
     method: &str,
-    parameters: serde_json::Value,
+    parameters: Value,
 ) -> Result<T, CtlError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
-    let runtime = runtime.map_err(crate::control::ClientError::Broken)?;
-    Ok(runtime.block_on(async { Client::connect(app).await?.call(method, parameters).await })?)
+    Ok(block_on(async { Client::connect(app).await?.call(method, parameters).await })??)
+}
+
+/// [`ask`], and where somebody looks, a line says meanwhile how the app is.
+pub(super) fn watched<T: DeserializeOwned>(
+    app: &str,
+    method: &str,
+    parameters: Value,
+) -> Result<T, CtlError> {
+    if !std::io::stderr().is_terminal() {
+        return ask(app, method, parameters);
+    }
+    let answer = block_on(async {
+        let mut client = Client::connect(app).await?;
+        let mut watching = Client::connect(app).await?;
+        watching.watch().await?;
+        let progress = async {
+            while let Ok(status) = watching.answer::<Status>().await {
+                eprint!("\r\x1b[K{app}: {}", status.state);
+                let _ = std::io::stderr().flush();
+            }
+            std::future::pending().await
+        };
+        let answer = tokio::select! {
+            answer = client.call(method, parameters) => answer,
+            () = progress => unreachable!("it has no end"),
+        };
+        eprint!("\r\x1b[K");
+        answer
+    });
+    Ok(answer??)
+}
+
+/// Waits for something that speaks to running apps.
+pub(super) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, ClientError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    Ok(runtime.map_err(ClientError::Broken)?.block_on(work))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_or_a_change_of_it() {
+        assert_eq!(parse_scale("6"), Ok(Scale::To(6)));
+        assert_eq!(parse_scale("+2"), Ok(Scale::By(2)));
+        assert_eq!(parse_scale("-1"), Ok(Scale::By(-1)));
+        assert!(parse_scale("many").is_err() && parse_scale("1.5").is_err());
+    }
 }

@@ -1,7 +1,10 @@
 //! How others speak to the supervisor: requests that are answered when their effect is there.
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use crate::config::Difference;
 
 /// What can be asked of a running app.
 #[derive(Debug)]
@@ -10,8 +13,36 @@ pub enum Request {
     Reload(Reply<Reloaded>),
     /// Have so many workers.
     Scale(Scale, Reply<Status>),
+    /// Replace the worker of this slot by another of the same generation, which serves before it
+    /// goes.
+    Restart(usize, Reply<Restarted>),
+    /// Send the workers of this slot, or all, a signal by its number.
+    Signal(Option<usize>, i32, Reply<Reached>),
+    /// Send the workers of this slot, or all, a message (`process.on("message")`).
+    Send(Option<usize>, Value, Reply<Reached>),
+    /// Have the workers of this slot, or all, carry out a custom action.
+    Trigger(Option<usize>, Trigger, Reply<Triggered>),
+    /// Say in what its file is not what runs.
+    Diff(Reply<Differences>),
     /// Say how it is.
     Status(Reply<Status>),
+}
+
+/// A custom action of PM2's: what @pm2/io calls `io.action()`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trigger {
+    /// Its name.
+    pub action: String,
+    /// What it is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameter: Option<Value>,
+    /// How long to wait for answers, in seconds. Default 10, at most 3600.
+    #[serde(default = "ten")]
+    pub timeout: u64,
+}
+
+fn ten() -> u64 {
+    10
 }
 
 /// Where an answer goes: what was done, or why not. Dropped when the app is stopped before.
@@ -45,6 +76,53 @@ pub struct Reloaded {
     pub generation: u64,
 }
 
+/// A worker that has been replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restarted {
+    /// The slot.
+    pub slot: usize,
+    /// Its worker now.
+    pub worker: u64,
+}
+
+/// To whom something was sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    /// The workers, by slot and age.
+    pub workers: Vec<u64>,
+}
+
+/// What became of a custom action.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Triggered {
+    /// Of each worker, by slot and age.
+    pub answers: Vec<Answer>,
+}
+
+/// What became of a custom action in one worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The worker.
+    pub worker: u64,
+    /// Its slot.
+    pub slot: usize,
+    /// What it answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Value>,
+    /// Or why it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// In what an app's file is not what runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Differences {
+    /// The file.
+    pub file: String,
+    /// By key.
+    pub differences: Vec<Difference>,
+}
+
 /// How an app is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -54,6 +132,17 @@ pub struct Status {
     pub file: String,
     /// In words.
     pub state: String,
+    /// `use_profile`.
+    pub profile: String,
+    /// cohortd's own process.
+    pub pid: u32,
+    /// cohortd's version.
+    pub version: String,
+    /// How long it has run, in seconds.
+    pub uptime: u64,
+    /// How often a worker has failed since: exited by itself, was killed as unwell, or was not ready
+    /// in time.
+    pub failures: u64,
     /// The generation that serves.
     pub generation: u64,
     /// How many workers there should be.
@@ -76,8 +165,10 @@ pub struct WorkerStatus {
     pub generation: u64,
     /// Its process.
     pub pid: u32,
-    /// `starting`, `ready`, `draining` or `stopping`.
+    /// `starting`, `ready`, `draining`, `disconnecting`, `stopping` or `killed`.
     pub state: String,
+    /// How long ago it was started, in seconds.
+    pub uptime: u64,
     /// The memory that it uses, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<usize>,
@@ -88,12 +179,24 @@ pub struct WorkerStatus {
     pub in_flight: usize,
     /// Socket.IO sessions.
     pub sessions: usize,
+    /// Names of its custom actions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub actions: Vec<String>,
 }
 
 /// The way to the supervisor. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
     requests: mpsc::Sender<Request>,
+    changes: watch::Receiver<()>,
+}
+
+/// The supervisor's end of it.
+#[derive(Debug)]
+pub struct Asked {
+    pub(super) requests: mpsc::Receiver<Request>,
+    /// Told when a status would have other words in it than before.
+    pub(super) changed: watch::Sender<()>,
 }
 
 /// Requests that wait; the supervisor answers within one turn of its loop.
@@ -101,9 +204,10 @@ const MAX_WAITING: usize = 64;
 
 impl Handle {
     /// A handle, and the supervisor's end of it.
-    pub fn new() -> (Handle, mpsc::Receiver<Request>) {
-        let (requests, inbox) = mpsc::channel(MAX_WAITING);
-        (Handle { requests }, inbox)
+    pub fn new() -> (Handle, Asked) {
+        let (requests, asked) = mpsc::channel(MAX_WAITING);
+        let (changed, changes) = watch::channel(());
+        (Handle { requests, changes }, Asked { requests: asked, changed })
     }
 
     /// Asks and waits for the answer.
@@ -114,5 +218,11 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.requests.send(request(reply)).await.map_err(|_| Refusal::Stopped)?;
         answer.await.map_err(|_| Refusal::Stopped)?.map_err(Refusal::Failed)
+    }
+
+    /// Tells of every change of what a [`Status`] says in words: states, generations, who is there.
+    /// Its figures change all the time. Ends with the supervisor.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.clone()
     }
 }

@@ -1,6 +1,7 @@
 //! The supervisor of one app: the fleet, the servers that workers open, and the loop that joins
 //! them to processes, the front-end, the relay and systemd.
 
+mod commands;
 pub mod fleet;
 mod handle;
 mod health;
@@ -13,6 +14,9 @@ mod requests;
 mod run;
 mod servers;
 
-pub use handle::{Handle, Refusal, Reloaded, Reply, Request, Scale, Status, WorkerStatus};
+pub use handle::{
+    Answer, Asked, Differences, Handle, Reached, Refusal, Reloaded, Reply, Request, Restarted, Scale,
+    Status, Trigger, Triggered, WorkerStatus,
+};
 pub use output::Output;
 pub use run::{RunError, run};

@@ -4,7 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::process::Child;
@@ -77,6 +77,7 @@ const KILL: i32 = Signal::KILL.as_raw();
 /// A worker whose process has not ended yet.
 #[derive(Debug)]
 pub(super) struct Process {
+    pub(super) begun: Instant,
     /// What others send to.
     pub(super) worker: Arc<Worker>,
     /// How the front-end reaches it.
@@ -144,6 +145,7 @@ impl Process {
         let hearing = spawned.notify.map(|socket| own(hear(socket, id, shared.clone())));
         tokio::spawn(wait(child, pid, worker.clone(), shared.events.clone()));
         let mut process = Process {
+            begun: Instant::now(),
             status: None,
             not_yet: None,
             says_ready: !matches!(config.ready.when, ReadyWhen::Message | ReadyWhen::Notify),

@@ -28,6 +28,12 @@ impl Supervisor {
             Request::Scale(scale, reply) if up => self.scale(scale, reply),
             Request::Reload(reply) => drop(reply.send(Err(not_up()))),
             Request::Scale(_, reply) => drop(reply.send(Err(not_up()))),
+            Request::Restart(slot, reply) if up => self.restart(slot, reply),
+            Request::Restart(_, reply) => drop(reply.send(Err(not_up()))),
+            Request::Signal(slot, signal, reply) => drop(reply.send(self.signal(slot, signal))),
+            Request::Send(slot, message, reply) => drop(reply.send(self.send(slot, &message))),
+            Request::Trigger(slot, trigger, reply) => self.trigger(slot, trigger, reply),
+            Request::Diff(reply) => drop(reply.send(self.differences())),
             Request::Status(reply) => drop(reply.send(Ok(self.report(self.status(phase))))),
         }
     }
@@ -63,6 +69,7 @@ impl Supervisor {
                 Err(format!("another request set the number of workers to {}", summary.slots))
             });
         }
+        self.answer_who_restarts();
         changed
     }
 
@@ -190,7 +197,7 @@ impl Supervisor {
         }
     }
 
-    fn report(&self, state: String) -> Status {
+    pub(super) fn report(&self, state: String) -> Status {
         let mut workers: Vec<WorkerStatus> = self
             .processes
             .iter()
@@ -200,23 +207,35 @@ impl Supervisor {
                 generation: process.generation.0,
                 pid: process.worker.pid,
                 state: self.fleet.state_of(*id).to_owned(),
+                uptime: process.begun.elapsed().as_secs(),
                 memory: process.worker.memory(),
                 status: process.status.clone(),
                 in_flight: process.upstream.in_flight(),
                 sessions: self.shared.front.sessions_of(*id),
+                actions: process.worker.actions.known(),
             })
             .collect();
         workers.sort_by_key(|worker| (worker.slot, worker.id));
         let config = &self.releases[&self.serving].config;
-        let file = std::path::absolute(&config.file).unwrap_or_else(|_| config.file.clone());
         Status {
             app: config.app.clone(),
-            file: file.to_string_lossy().into_owned(),
+            file: full_path(config),
             state,
+            profile: config.profile.clone(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime: self.now().as_secs(),
+            failures: self.failures,
             generation: self.serving.0,
             wanted: self.fleet.wanted(),
             last_reload_error: self.last_reload_error.clone(),
             workers,
         }
     }
+}
+
+/// The configuration's file, as it is to be found from anywhere.
+pub(super) fn full_path(config: &Config) -> String {
+    let file = std::path::absolute(&config.file).unwrap_or_else(|_| config.file.clone());
+    file.to_string_lossy().into_owned()
 }

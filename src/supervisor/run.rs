@@ -12,7 +12,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::fleet::{Action, Exit, Fleet, Generation, Startup, Why};
-use super::handle::{Reloaded, Reply, Request, Status};
+use super::commands::Restarting;
+use super::handle::{Asked, Reloaded, Reply, Status};
 use super::health::Ill;
 use super::output::{Output, Printer};
 use super::phase::{Phase, drained};
@@ -46,7 +47,7 @@ pub enum RunError {
 }
 
 /// Runs an app until it is told to stop (SIGTERM, SIGINT) or has failed to come up. SIGHUP reloads
-/// it; `requests` are those of a [`super::Handle`]. `tls` is what the configuration names. Workers get
+/// it; `asked` is the end of a [`super::Handle`]. `tls` is what the configuration names. Workers get
 /// cgroups of their own in what is `delegated`.
 ///
 /// # Errors
@@ -57,7 +58,7 @@ pub async fn run(
     sockets: Vec<Socket>,
     output: Output,
     delegated: Option<Delegated>,
-    requests: mpsc::Receiver<Request>,
+    asked: Asked,
 ) -> Result<(), RunError> {
     let (events, inbox) = mpsc::unbounded_channel();
     let places: Vec<Place> = sockets.iter().map(Socket::place).collect();
@@ -86,13 +87,15 @@ pub async fn run(
         reloading: Vec::new(),
         to_reload: Vec::new(),
         scaling: VecDeque::new(),
+        restarting: Vec::new(),
+        failures: 0,
         printer: (output == Output::Prefixed).then(Printer::start),
         output,
         sockets,
         places,
         shared,
     };
-    supervisor.run(inbox, requests).await
+    supervisor.run(inbox, asked).await
 }
 
 /// The generation that an app begins with.
@@ -126,6 +129,10 @@ pub(super) struct Supervisor {
     pub(super) to_reload: Vec<Reply<Reloaded>>,
     /// Who waits until so many workers serve and nobody else is left.
     pub(super) scaling: VecDeque<(usize, Reply<Status>)>,
+    /// Who waits for a slot's next worker.
+    pub(super) restarting: Vec<Restarting>,
+    /// How often a worker has failed.
+    pub(super) failures: u64,
     printer: Option<Printer>,
 }
 
@@ -133,7 +140,7 @@ impl Supervisor {
     async fn run(
         mut self,
         mut inbox: mpsc::UnboundedReceiver<(WorkerId, Event)>,
-        mut requests: mpsc::Receiver<Request>,
+        mut asked: Asked,
     ) -> Result<(), RunError> {
         let signals = |kind| {
             signal(kind).map_err(|source| RunError::Setup { what: "watch for signals", source })
@@ -146,6 +153,7 @@ impl Supervisor {
         let front = self.shared.front.clone();
         let mut phase = Phase::Starting;
         let mut failed = None;
+        let mut published = Vec::new();
         loop {
             self.take_steps();
             while self.answer_who_waits() {
@@ -167,6 +175,11 @@ impl Supervisor {
                 break;
             }
             self.notifier.status(self.status(&phase));
+            let words = self.words(&phase);
+            if published != words {
+                published = words;
+                asked.changed.send_replace(());
+            }
 
             let deadline = self.fleet.deadline(self.now()).map(|at| self.begun + at);
             tokio::select! {
@@ -178,7 +191,7 @@ impl Supervisor {
                     }
                 }
                 () = until(deadline) => {}
-                Some(request) = requests.recv() => self.on_request(request, &phase),
+                Some(request) = asked.requests.recv() => self.on_request(request, &phase),
                 _ = hangup.recv() => self.on_hangup(&phase),
                 _ = terminate.recv() => phase = self.stop(phase),
                 _ = interrupt.recv() => phase = self.stop(phase),
@@ -199,6 +212,19 @@ impl Supervisor {
 
     pub(super) fn now(&self) -> Duration {
         self.begun.elapsed()
+    }
+
+    /// What a status says that is no figure.
+    fn words(&self, phase: &Phase) -> Vec<String> {
+        let workers = self.processes.iter().map(|(id, process)| {
+            let status = process.status.as_deref().unwrap_or_default();
+            format!("{id} {} {status}", self.fleet.state_of(*id))
+        });
+        let mut words: Vec<String> = workers.collect();
+        words.sort_unstable();
+        words.push(self.status(phase));
+        words.push(format!("{} {:?}", self.serving, self.last_reload_error));
+        words
     }
 
     /// Brings what is to what is wanted.
@@ -274,6 +300,7 @@ impl Supervisor {
             Why::NotReady => {
                 let reason = self.why_not_ready(process);
                 tracing::error!(worker = id.0, reason, "not ready in time; killed");
+                self.failures += 1;
                 self.last_failure = Some((id, reason));
             }
             Why::NotStopped => tracing::warn!(worker = id.0, "did not stop in time; killed"),
@@ -387,6 +414,7 @@ impl Supervisor {
             return; // it is leaving anyway
         }
         tracing::error!(worker = id.0, slot = process.worker.slot, %ill, "unwell; killed");
+        self.failures += 1;
         self.last_failure = Some((id, format!("Worker {id} was unwell: {ill}.")));
         self.shared.front.remove(id);
     }
@@ -415,6 +443,7 @@ impl Supervisor {
             tracing::info!(worker = id.0, slot, %exit, "stopped");
         } else {
             tracing::warn!(worker = id.0, slot, %exit, "exited");
+            self.failures += 1;
             self.last_failure.get_or_insert_with(|| {
                 let what = "before it was ready; its own output says why";
                 (id, format!("A worker exited ({exit}) {what}."))

@@ -1,5 +1,6 @@
 //! Worker processes: how they are started, talked to, and proven ready.
 
+mod actions;
 pub mod cgroup;
 pub mod channel;
 pub mod held;
@@ -22,11 +23,13 @@ use rustix::process::Pid;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+pub use actions::Actions;
 pub use id::WorkerId;
 
 use crate::sync::lock;
 use cgroup::Cgroup;
 use channel::{Channel, ChannelError, Reader};
+use wire::action::{Ask, Said};
 use wire::cluster::{
     HandleReply, HandleType, Message, Ping, SockName, StickyConnection, WithHandle,
 };
@@ -47,6 +50,17 @@ pub enum Spoken {
     Other,
 }
 
+/// A custom action was not carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TriggerError {
+    /// The worker has announced none of this name.
+    #[error("it has no such action")]
+    Unknown,
+    /// It has ended meanwhile.
+    #[error("it has ended before it answered")]
+    Gone,
+}
+
 /// A running worker, as everybody else sees it: something to send to.
 #[derive(Debug)]
 pub struct Worker {
@@ -64,6 +78,8 @@ pub struct Worker {
     seq: AtomicU64,
     /// Connections that the worker has been given and has not said yes or no to.
     offered: Mutex<HashMap<u64, oneshot::Sender<bool>>>,
+    /// PM2's custom actions.
+    pub actions: Actions,
     /// Who waits for an answer of what we have loaded into it. One may ask at a time.
     asking: tokio::sync::Mutex<()>,
     asked: Mutex<Option<(u64, oneshot::Sender<String>)>>,
@@ -87,6 +103,7 @@ impl Worker {
             peer_token: OnceLock::new(),
             seq: AtomicU64::new(0),
             offered: Mutex::default(),
+            actions: Actions::default(),
             asking: tokio::sync::Mutex::default(),
             asked: Mutex::default(),
         }
@@ -256,6 +273,20 @@ impl Worker {
         answered.ok()?.ok()
     }
 
+    /// Has it carry out one of its custom actions, and waits for the answer as long as it takes.
+    ///
+    /// # Errors
+    /// It has no such action, or has gone.
+    pub async fn trigger(
+        &self,
+        action: &str,
+        parameter: Option<&serde_json::Value>,
+    ) -> Result<serde_json::Value, TriggerError> {
+        let answered = self.actions.await_answer(action).ok_or(TriggerError::Unknown)?;
+        self.send(&Ask::new(action, parameter));
+        answered.await.map_err(|_| TriggerError::Gone)
+    }
+
     /// Sends a message.
     pub fn send<M: Serialize>(&self, message: &M) {
         self.send_frame(self.encode(message));
@@ -279,6 +310,7 @@ impl Worker {
             channel.close();
         }
         self.offers().clear();
+        self.actions.hang_up();
         lock(&self.asked).take();
     }
 
@@ -322,6 +354,11 @@ impl Worker {
                     let is_its = |asked: &mut (u64, _)| seq.parse() == Ok(asked.0);
                     if let Some((_, asker)) = lock(&self.asked).take_if(is_its) {
                         let _ = asker.send(answer.to_owned()); // it may have given up
+                    }
+                }
+                Incoming::Action => {
+                    if let Ok(said) = Said::read(channel.framing(), &frame) {
+                        self.actions.heard(said);
                     }
                 }
                 Incoming::Reply { seq, accepted } => {

@@ -6,6 +6,7 @@ mod cgroup;
 mod chaos;
 mod cluster;
 mod config;
+mod control;
 mod deliver;
 mod drain;
 mod examples;

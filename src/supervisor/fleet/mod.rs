@@ -27,7 +27,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub use policy::{Exit, Policy, Restart};
-pub use report::{Action, Failure, How, Outcome, Startup, Summary, Why};
+pub use report::{Action, Failure, How, Outcome, Renewed, Startup, Summary, Why};
 use slot::{Member, Slot, State};
 
 use crate::worker::WorkerId;
@@ -210,6 +210,28 @@ impl Fleet {
             self.blame(id, member.generation, How::Unwell);
         }
         true
+    }
+
+    /// A slot's worker is to be replaced because somebody says so: its successor is ready before it
+    /// goes, and where nobody is, one is started at once. Not while a roll is under way. Returns the
+    /// last worker that was started until now, or `None` where there is no such slot.
+    pub fn renew(&mut self, slot: usize) -> Option<WorkerId> {
+        let slot = self.slots.get_mut(slot).filter(|_| self.roll.is_none())?;
+        slot.renew();
+        Some(WorkerId(self.last_id))
+    }
+
+    /// How a slot is that was renewed after this worker was started.
+    pub fn renewed(&self, slot: usize, after: WorkerId) -> Renewed {
+        let Some(slot) = self.slots.get(slot) else { return Renewed::Gone };
+        let mut members = slot.members();
+        match (members.next(), members.next()) {
+            (Some(member), None) if member.id > after && slot.is_ready() => {
+                Renewed::Serves(member.id)
+            }
+            _ if slot.failures() > 0 => Renewed::Failed,
+            _ => Renewed::Pending,
+        }
     }
 
     /// A worker does not work any more (it hangs, or fails its checks): it is killed, and replaced

@@ -98,6 +98,19 @@ pub enum How {
     Stopped,
 }
 
+/// How a slot is whose worker was to be replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewed {
+    /// It may yet be done.
+    Pending,
+    /// This worker serves, and the one before has gone.
+    Serves(WorkerId),
+    /// A worker of the slot has failed meanwhile; there are more tries.
+    Failed,
+    /// There is no such slot any more.
+    Gone,
+}
+
 /// How many slots are in which state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Summary {

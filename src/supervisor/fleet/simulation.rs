@@ -147,7 +147,7 @@ impl World {
     /// Something happens.
     fn happen(&mut self) {
         let any = self.any();
-        match (self.dice.roll(14), any) {
+        match (self.dice.roll(15), any) {
             (0..=3, Some(id)) => self.ready(id),
             (4, Some(id)) => {
                 self.fleet.hung_up(id, self.now);
@@ -172,6 +172,12 @@ impl World {
                 self.scaled = true;
                 self.failed_at.clear(); // slots that come back are new
                 self.fleet.scale(slots);
+            }
+            (11, Some(id)) => {
+                let slot = self.processes[&id].slot;
+                if self.fleet.renew(slot).is_some() {
+                    self.failed_at.remove(&slot); // somebody wants it at once
+                }
             }
             _ => self.now += Duration::from_millis(self.dice.roll(8_000)),
         }

@@ -184,6 +184,12 @@ impl Slot {
         self.given_up = exit.is_some_and(|exit| !policy.starts_again_after(exit));
     }
 
+    /// Its workers are to be replaced, at once.
+    pub(super) fn renew(&mut self) {
+        self.members.iter_mut().for_each(|member| member.stale = true);
+        self.forgive();
+    }
+
     /// Begins anew: what is started next is something else.
     pub(super) fn forgive(&mut self) {
         self.failures = 0;

@@ -3,6 +3,7 @@
 //! Pure: bytes in, values out. Facts were captured from Node 18 to 26; the frames in the tests
 //! are real ones.
 
+pub mod action;
 pub mod advanced;
 pub mod cluster;
 mod framing;

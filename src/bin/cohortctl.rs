@@ -7,6 +7,7 @@ use cohortd::control::ClientError;
 use cohortd::ctl::CtlError;
 use cohortd::ctl::add::Add;
 use cohortd::ctl::check::Check;
+use cohortd::ctl::import::Import;
 use cohortd::ctl::remove::Remove;
 use cohortd::ctl::running::{Reload, ScaleTo, Show};
 use cohortd::exit;
@@ -23,6 +24,7 @@ struct Arguments {
 enum Command {
     Add(Add),
     Check(Check),
+    Import(Import),
     Reload(Reload),
     Remove(Remove),
     Scale(ScaleTo),
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Add(add) => add.run(),
         Command::Check(check) => check.run(),
+        Command::Import(import) => import.run(),
         Command::Reload(reload) => reload.run(),
         Command::Remove(remove) => remove.run(),
         Command::Scale(scale) => scale.run(),
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error @ CtlError::Dropped(_)) => exit::dropped(&error),
         Err(CtlError::Config(error)) => exit::bad_config(&error),
         Err(CtlError::Running(error @ ClientError::Stopped(_))) => exit::stopped(&error),
         Err(error) => exit::failed(&error),

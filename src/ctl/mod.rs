@@ -2,6 +2,7 @@
 
 pub mod add;
 pub mod check;
+pub mod import;
 pub mod remove;
 pub mod running;
 mod save;
@@ -47,6 +48,9 @@ pub enum CtlError {
         /// Why not.
         source: Box<CtlError>,
     },
+    /// Apps were imported, and something of them is not carried over that matters.
+    #[error("keys that were dropped and change how the apps behave: {0}, marked with ! above")]
+    Dropped(usize),
     /// systemctl said no.
     #[error("`{command}` failed: {output}")]
     Systemctl {

@@ -14,6 +14,7 @@ mod half_close;
 mod health;
 mod hostile;
 mod http;
+mod import;
 #[path = "../../fuzz/src/lib.rs"]
 mod invariants;
 mod languages;

@@ -3,6 +3,7 @@
 //! `tests/import/NAME` holds a source, perhaps with arguments, and what is then said in `expected`;
 //! `BLESS=1` writes that anew, to be read before it is committed.
 
+use std::borrow::BorrowMut;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -29,8 +30,8 @@ fn said(out: &Output) -> String {
     format!("exit {}\n{}{}", out.status.code().unwrap_or(-1), text(&out.stdout), text(&out.stderr))
 }
 
-fn run(mut command: Command) -> String {
-    said(&command.output().expect("cohortctl"))
+fn run(mut command: impl BorrowMut<Command>) -> String {
+    said(&command.borrow_mut().output().expect("cohortctl"))
 }
 
 /// A source in a folder of its own, and an empty folder for what comes of it.
@@ -253,6 +254,10 @@ fn what_can_t_be_read_is_said_with_its_place() {
     let given = Given::new("ecosystem.config.js", APP);
     let out = given.import(&["--node", "/nonexistent/node"]);
     assert!(out.contains("/nonexistent/node was not found"), "{out}");
+    let apps = Given::new("apps.json", r#"{"script": "a.js"}"#);
+    let mut command = import("node20", &[&apps.source, "--dry-run", "--node", "./bin/node"]);
+    let out = run(command.current_dir("/usr"));
+    assert!(out.contains("exec = [\"/usr/bin/node\", \"a.js\"]"), "{out}");
     let out = given.import(&["--static"]);
     assert!(out.starts_with("exit 1\n") && out.contains("--static runs none"), "{out}");
 }

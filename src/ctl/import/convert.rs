@@ -156,11 +156,24 @@ fn kind(
                            --listen, or see kind = \"socket\"";
             return (Kind::Job, None, Some(problem.to_owned()));
         }
+        if env.differs("PORT") {
+            let problem = "increment_var gives each worker a port of its own, and --listen is one \
+                           for all: take one of them out";
+            return (Kind::Job, None, Some(problem.to_owned()));
+        }
         own_port(app, env, &asked);
         return (Kind::Node, Some(Socket { entries: asked, how: "--listen".into() }), None);
     }
     // Every worker has a port of its own: not one socket for all.
     if !command.is_node || env.differs("PORT") {
+        return (Kind::Job, None, None);
+    }
+    if !command.is_cluster && mentions(context, command, "cluster.fork(") {
+        app.notes.push(
+            "it forks workers of its own (cluster.fork): cohortd would do that for it, without that \
+             code and with --listen"
+                .to_owned(),
+        );
         return (Kind::Job, None, None);
     }
     match socket(context, command, env) {
@@ -179,12 +192,16 @@ fn kind(
 /// With `--listen`, PORT is what cohortd makes of it.
 fn own_port(app: &mut App, env: &mut Environment, asked: &[String]) {
     let first = asked.iter().find_map(|entry| Listen::parse(entry).ok()?.port());
-    let says = env.get("PORT").map(str::to_owned);
-    if let (Some(first), Some(says)) = (first, says)
-        && says != first.to_string()
-    {
-        env.remove("PORT");
-        app.notes.push(format!("PORT was {says}; now it is {first}, the port of --listen"));
+    let Some(says) = env.get("PORT").map(str::to_owned) else { return };
+    match first {
+        Some(first) if says != first.to_string() => {
+            env.remove("PORT");
+            app.notes.push(format!("PORT was {says}; now it is {first}, the port of --listen"));
+        }
+        Some(_) => {}
+        None => app.notes.push(format!(
+            "PORT is {says}, and --listen names no port: the app has to listen on the path by itself"
+        )),
     }
 }
 
@@ -196,8 +213,7 @@ fn socket(context: &Context, command: &Command, env: &Environment) -> Option<Soc
         .or_else(|| of_env("PM2_PORT"))
         .or_else(|| Some((port(option(&command.exec)?)?, "its arguments".to_owned())))
         .or_else(|| {
-            let script = (context.look)(command.script.as_ref()?)?;
-            let is_sticky = String::from_utf8_lossy(&script).contains("@socket.io/sticky");
+            let is_sticky = mentions(context, command, "@socket.io/sticky");
             let port = SOCKETIO_PORT.parse().ok().filter(|_| is_sticky)?;
             Some((port, "the default of @socket.io/pm2".to_owned()))
         })?;
@@ -208,6 +224,12 @@ fn socket(context: &Context, command: &Command, env: &Environment) -> Option<Soc
         _ => port.to_string(),
     };
     Some(Socket { entries: vec![entry], how })
+}
+
+/// Whether the beginning of the script has these words in it.
+fn mentions(context: &Context, command: &Command, words: &str) -> bool {
+    let script = command.script.as_ref().and_then(|script| (context.look)(script));
+    script.is_some_and(|script| String::from_utf8_lossy(&script).contains(words))
 }
 
 /// The value of `--port` or `-p`.

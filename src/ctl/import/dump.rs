@@ -99,6 +99,10 @@ const PREFIXES: &[&str] = &[
 /// Beginnings of PM2's own.
 const OWN_PREFIXES: &[&str] = &["PM2_", "pm_", "axm_"];
 
+/// PM2 does not write down where a variable is from.
+const INHERITED: &str = "[env] may still have variables of the shell that PM2 was started from: leave \
+                         out those that the app does not need";
+
 /// Whether it is one of them.
 pub(super) fn is_process(item: &Value) -> bool {
     item.get("pm2_env").is_some() || item.get("pm_exec_path").is_some()
@@ -131,9 +135,9 @@ fn app(mut process: Map<String, Value>, count: usize) -> Listed {
     let mut tell = |key: String, class: Class, note: &str| {
         removed.push(Entry { key, class, note: note.to_owned(), matters: false });
     };
-    let Some(Value::Object(mut env)) = process.remove("env") else {
-        process.retain(|_, value| !value.is_null());
-        return Listed { keys: process, removed };
+    let mut env = match process.remove("env") {
+        Some(Value::Object(env)) => env,
+        _ => Map::new(),
     };
     let name = process.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
     // Each variable stands at the top as well.
@@ -167,11 +171,13 @@ fn app(mut process: Map<String, Value>, count: usize) -> Listed {
         }
         stays
     });
-    process.insert("env".to_owned(), Value::Object(env));
+    if !env.is_empty() {
+        process.insert("env".to_owned(), Value::Object(env));
+    }
     if count > 1 {
         process.insert("instances".to_owned(), count.into());
     }
-    Listed { keys: process, removed }
+    Listed { keys: process, removed, note: Some(INHERITED) }
 }
 
 #[cfg(test)]

@@ -106,9 +106,14 @@ impl Import {
         }
         let folder = if source == Path::new("-") { Path::new("x") } else { &source };
         let folder = std::path::absolute(folder).map_err(|e| CtlError::file(&source, e))?;
+        // A path is from here, and workers start elsewhere.
+        let node = match std::path::absolute(&self.node) {
+            Ok(path) if self.node.contains('/') => path.to_string_lossy().into_owned(),
+            _ => self.node.clone(),
+        };
         let context = Context {
             folder: folder.parent().unwrap_or(Path::new("/")),
-            node: &self.node,
+            node: &node,
             profile: self.profile.as_deref(),
             listen: &listen,
             jobs: &self.job,
@@ -118,6 +123,7 @@ impl Import {
         for listed in found.apps {
             let mut app = convert(listed.keys, &context);
             app.report.keys.extend(listed.removed);
+            app.report.notes.extend(listed.note.map(str::to_owned));
             app.report.file = self.file(&app.report.name).display().to_string();
             apps.push(app);
         }
@@ -259,7 +265,7 @@ impl Import {
     fn print(&self, report: &Report, configurations: &[String]) -> Result<(), CtlError> {
         let mut out = String::new();
         if self.json {
-            out = serde_json::to_string_pretty(report).unwrap_or_default();
+            out = serde_json::to_string_pretty(report).expect("nothing in it that JSON lacks");
             out.push('\n');
         } else {
             if self.dry_run {

@@ -25,6 +25,15 @@ pub(super) struct Listed {
     pub(super) keys: Map<String, Value>,
     /// What is already known not to be carried over.
     pub(super) removed: Vec<Entry>,
+    /// What to look at, whatever it says.
+    pub(super) note: Option<&'static str>,
+}
+
+impl Listed {
+    /// As it was written down.
+    pub(super) fn plain(keys: Map<String, Value>) -> Listed {
+        Listed { keys, removed: Vec::new(), note: None }
+    }
 }
 
 /// Everything in a source.
@@ -100,10 +109,10 @@ pub(super) fn find(form: Form, value: Value) -> Result<Found, String> {
     }
     for item in items {
         match item {
-            Value::Object(keys) => found.apps.push(Listed { keys, removed: Vec::new() }),
+            Value::Object(keys) => found.apps.push(Listed::plain(keys)),
             Value::String(script) => {
                 let keys = Map::from_iter([("script".to_owned(), script.into())]);
-                found.apps.push(Listed { keys, removed: Vec::new() });
+                found.apps.push(Listed::plain(keys));
             }
             other => return Err(format!("expected an app, found {other}")),
         }

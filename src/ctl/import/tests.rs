@@ -220,6 +220,15 @@ fn a_cluster_without_a_port_has_to_be_told() {
 }
 
 #[test]
+fn an_app_with_workers_of_its_own_keeps_them() {
+    let look = |_: &Path| Some(b"for (const _ of cpus) cluster.fork();".to_vec());
+    let Value::Object(keys) = json!({"script": "a.js", "port": 3000}) else { panic!("no app") };
+    let done = convert(keys, &Context { look: &look, ..context(&[], &[]) });
+    assert_eq!((line(&done.toml, "kind"), line(&done.toml, "listen")), ("\"job\"", ""));
+    assert!(done.report.notes.iter().any(|note| note.contains("cluster.fork")));
+}
+
+#[test]
 fn listen_takes_the_place_of_the_port() {
     let Value::Object(keys) = json!({"script": "a.js", "env": {"PORT": "3000", "A": "1"}}) else {
         panic!("no app")
@@ -311,6 +320,12 @@ fn each_worker_can_have_a_value_of_its_own() {
     let table = "[env_per_worker]\nPORT = \"{8000 + slot}\"\nSLOT = \"{slot}\"\n";
     assert!(done.toml.contains(table), "{}", done.toml);
     assert!(!done.toml.contains("[env]"), "{}", done.toml);
+
+    let Value::Object(keys) = json!({"script": "a.js", "increment_var": "PORT"}) else {
+        panic!("no app")
+    };
+    let listen = [(None, "8080".to_owned())];
+    assert!(convert(keys, &context(&[], &listen)).report.problem.is_some(), "one port or many");
 }
 
 #[test]

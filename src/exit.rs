@@ -5,6 +5,7 @@
 //! | 0 | done |
 //! | 1 | it failed; standard error says what and what to do |
 //! | 2 | the command line is wrong |
+//! | 3 | `cohortctl import`: done, but something was dropped that changes how an app behaves |
 //! | 75 | the app was stopped before what was asked for happened (EX_TEMPFAIL) |
 //! | 78 | the configuration is wrong (EX_CONFIG); nothing was touched |
 
@@ -14,11 +15,20 @@ use std::process::ExitCode;
 use crate::config::ConfigError;
 use crate::log;
 
+/// Something of PM2's was not carried over.
+pub const DROPPED: u8 = 3;
+
 /// EX_CONFIG of sysexits.h.
 pub const CONFIG: u8 = 78;
 
 /// EX_TEMPFAIL of sysexits.h.
 pub const STOPPED: u8 = 75;
+
+/// Says that something was not carried over.
+pub fn dropped(error: &impl Display) -> ExitCode {
+    log::last_words(&format!("warning: {error}"));
+    ExitCode::from(DROPPED)
+}
 
 /// Says that the app was stopped meanwhile.
 pub fn stopped(error: &impl Display) -> ExitCode {

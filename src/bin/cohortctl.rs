@@ -10,6 +10,7 @@ use cohortd::ctl::check::Check;
 use cohortd::ctl::completions::Completions;
 use cohortd::ctl::diff::Diff;
 use cohortd::ctl::doctor::Doctor;
+use cohortd::ctl::import::Import;
 use cohortd::ctl::list::List;
 use cohortd::ctl::remove::Remove;
 use cohortd::ctl::running::{Reload, ScaleTo};
@@ -32,6 +33,7 @@ enum Command {
     Show(Show),
     Add(Add),
     Remove(Remove),
+    Import(Import),
     Check(Check),
     Diff(Diff),
     Reload(Reload),
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Some(Command::Show(show)) => show.run(),
         Some(Command::Add(add)) => add.run(),
         Some(Command::Remove(remove)) => remove.run(),
+        Some(Command::Import(import)) => import.run(),
         Some(Command::Check(check)) => check.run(),
         Some(Command::Diff(diff)) => diff.run(),
         Some(Command::Reload(reload)) => reload.run(),
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error @ CtlError::Dropped(_)) => exit::dropped(&error),
         Err(CtlError::Config(error)) => exit::bad_config(&error),
         Err(CtlError::Running(error @ ClientError::Stopped(_))) => exit::stopped(&error),
         Err(error) => exit::failed(&error),

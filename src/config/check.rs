@@ -25,7 +25,7 @@ const MAX_WORKERS: i64 = 1024;
 const LEAST_MEMORY: usize = 16 << 20;
 
 /// Variables by which Node, systemd and cohortd talk to a worker: not the user's to set.
-const RESERVED: [&str; 9] = [
+pub(crate) const RESERVED: [&str; 9] = [
     "NODE_APP_INSTANCE",
     "NODE_CHANNEL_FD",
     "NODE_CHANNEL_SERIALIZATION_MODE",

@@ -20,6 +20,7 @@ use std::time::Duration;
 pub use crate::route::affinity::Sticky;
 pub use crate::supervisor::fleet::Restart as RestartPolicy;
 use crate::worker::wire::Framing;
+pub(crate) use check::RESERVED;
 pub use differ::{Difference, Takes};
 pub use error::ConfigError;
 use file::File;
@@ -369,7 +370,7 @@ pub fn is_app_name(name: &str) -> bool {
 }
 
 /// Letters, digits, `-` and `_`, beginning with a letter or digit; at most 64.
-fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     name.len() <= 64
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')

@@ -5,6 +5,7 @@ pub mod check;
 pub mod completions;
 pub mod diff;
 pub mod doctor;
+pub mod import;
 pub mod list;
 mod print;
 pub mod remove;
@@ -55,6 +56,9 @@ pub enum CtlError {
         /// Why not.
         source: Box<CtlError>,
     },
+    /// Apps were imported, and something of them is not carried over that matters.
+    #[error("keys that were dropped and change how the apps behave: {0}, marked with ! above")]
+    Dropped(usize),
     /// systemctl said no.
     #[error("`{command}` failed: {output}")]
     Systemctl {

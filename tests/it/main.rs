@@ -15,6 +15,7 @@ mod half_close;
 mod health;
 mod hostile;
 mod http;
+mod import;
 #[path = "../../fuzz/src/lib.rs"]
 mod invariants;
 mod languages;

@@ -2,6 +2,7 @@
 //!
 //! Every behaviour is shown on each systemd there is a tree for.
 
+mod import;
 mod schedule;
 
 use std::collections::BTreeSet;

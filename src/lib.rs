@@ -21,8 +21,8 @@
 //! | [`control`] | the socket by which a running app is spoken to |
 //! | [`ctl`] | `cohortctl`, one file a command |
 //!
-//! What decides is pure (`route::{affinity, head, table, websocket}`, `worker::wire`, `supervisor::fleet`,
-//! `relay::{fanout, envelope}`): no clock, no runtime, no system call; a test sees to it. The
+//! What decides is pure (`config::Template`, `route::{affinity, head, table, websocket}`, `worker::wire`,
+//! `supervisor::fleet`, `relay::{fanout, envelope}`): no clock, no runtime, no system call; a test sees to it. The
 //! others do what was decided.
 
 pub mod config;

@@ -1,10 +1,11 @@
-//! Our own lines: on standard error, for the journal with their priority in front.
+//! Our own lines: entries in the journal for an app's service, or lines on standard error, for the
+//! journal with their priority in front.
 
 use std::fmt;
 use std::io::IsTerminal;
 use std::sync::LazyLock;
 
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
@@ -13,13 +14,22 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Begins logging. `COHORTD_LOG` sets the level: `error`, `warn`, `info` (the default), `debug`,
+use crate::systemd::journal::{Entries, Priority};
+
+/// Begins logging, with an entry in the journal for each line if an app's service is named and our
+/// standard error is the journal's. `COHORTD_LOG` sets the level: `error`, `warn`, `info` (the default), `debug`,
 /// `trace`, also by module (`info,cohortd::route=trace`).
-pub fn start() {
-    let wanted = std::env::var("COHORTD_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
+pub fn start(service: Option<&str>) {
+    let wanted = std::env::var(LEVELS).ok().and_then(|text| text.parse::<Targets>().ok());
     let levels = wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    if *TO_JOURNAL {
+    let service = service.filter(|_| *TO_JOURNAL);
+    if let Some(entries) = service.and_then(|app| Entries::open(app).ok()) {
+        // By the stream that systemd has opened for us: journald then knows whose our entries are
+        // even when it comes to read them only after our end.
+        write(Priority::Info, concat!("cohortd ", env!("CARGO_PKG_VERSION")));
+        tracing_subscriber::registry().with(entries.with_filter(levels)).init();
+    } else if *TO_JOURNAL {
         let layer = layer.event_format(Journal).with_ansi(false);
         tracing_subscriber::registry().with(layer.with_filter(levels)).init();
     } else {
@@ -31,8 +41,15 @@ pub fn start() {
     }
 }
 
-/// Whether standard error is the journal's own stream: systemd says in `JOURNAL_STREAM` which that
-/// is (systemd.exec(5)).
+/// The variable that sets the level.
+pub const LEVELS: &str = "COHORTD_LOG";
+
+/// Whether standard error is the journal's own stream.
+pub fn is_journal() -> bool {
+    *TO_JOURNAL
+}
+
+/// systemd says in `JOURNAL_STREAM` which that is (systemd.exec(5)).
 static TO_JOURNAL: LazyLock<bool> = LazyLock::new(|| {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     rustix::fs::fstat(std::io::stderr())
@@ -41,8 +58,13 @@ static TO_JOURNAL: LazyLock<bool> = LazyLock::new(|| {
 
 /// Writes the error that a program ends with. It may have several lines.
 pub fn last_words(text: &str) {
-    // ERROR's priority. It is of a line, so each line has it.
-    let priority = if *TO_JOURNAL { "<3>" } else { "" };
+    write(Priority::Err, text);
+}
+
+/// Writes lines to standard error.
+fn write(priority: Priority, text: &str) {
+    // It is of a line, so each line has it.
+    let priority = if *TO_JOURNAL { format!("<{}>", priority as u8) } else { String::new() };
     for line in text.lines() {
         eprintln!("{priority}{line}");
     }
@@ -62,13 +84,7 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let priority = match *event.metadata().level() {
-            Level::ERROR => 3,
-            Level::WARN => 4,
-            Level::INFO => 6,
-            Level::DEBUG | Level::TRACE => 7,
-        };
-        write!(writer, "<{priority}>")?;
+        write!(writer, "<{}>", Priority::from(event.metadata().level()) as u8)?;
         context.field_format().format_fields(writer.by_ref(), event)?;
         writeln!(writer)
     }

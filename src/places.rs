@@ -2,12 +2,17 @@
 //! where, in `RUNTIME_DIRECTORY`), else below `$XDG_RUNTIME_DIR`.
 
 use std::collections::BTreeSet;
+use std::env;
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
+
+/// By which systemd says where a service's runtime folders are.
+const RUNTIME_DIRECTORY: &str = "RUNTIME_DIRECTORY";
 
 /// What is below it is of one app each.
 const SYSTEM: &str = "/run/cohortd";
@@ -17,10 +22,8 @@ const SYSTEM: &str = "/run/cohortd";
 /// # Errors
 /// There is no place for it.
 pub fn folder(app: &str) -> io::Result<PathBuf> {
-    let folder = match std::env::var_os("RUNTIME_DIRECTORY") {
-        Some(folder) => Some(PathBuf::from(folder)),
-        None => candidates(app).into_iter().next(),
-    };
+    let (of_service, _) = of_service();
+    let folder = of_service.or_else(|| candidates(app).into_iter().next());
     let folder = folder.ok_or_else(|| {
         io::Error::new(io::ErrorKind::NotFound, "neither root nor XDG_RUNTIME_DIR")
     })?;
@@ -28,9 +31,24 @@ pub fn folder(app: &str) -> io::Result<PathBuf> {
     Ok(folder)
 }
 
+/// The service's other runtime folders (`RuntimeDirectory=` of a drop-in), as systemd says them.
+pub fn others() -> Option<OsString> {
+    let (_, others) = of_service();
+    env::join_paths(others).ok().filter(|folders| !folders.is_empty())
+}
+
+/// The service's runtime folders: ours, and the others. systemd says them in any order.
+fn of_service() -> (Option<PathBuf>, Vec<PathBuf>) {
+    let folders = env::var_os(RUNTIME_DIRECTORY).unwrap_or_default();
+    let mut all: Vec<PathBuf> =
+        env::split_paths(&folders).filter(|folder| folder.is_absolute()).collect();
+    let ours = all.iter().position(|folder| folder.starts_with(SYSTEM)).unwrap_or(0);
+    ((ours < all.len()).then(|| all.remove(ours)), all)
+}
+
 /// Removes an app's folder in the end, if nothing is in it. What systemd has made it removes itself.
 pub fn leave(app: &str) {
-    if std::env::var_os("RUNTIME_DIRECTORY").is_none()
+    if of_service().0.is_none()
         && let Some(folder) = candidates(app).into_iter().next()
     {
         let _ = fs::remove_dir(folder); // another run of the app may be using it
@@ -57,7 +75,7 @@ pub fn for_workers(app: &str) -> io::Result<PathBuf> {
 /// There is no place for it, or somebody else has taken it.
 pub fn temporary() -> io::Result<PathBuf> {
     let user = geteuid().as_raw();
-    let folder = std::env::temp_dir().join(format!("cohortd-{user}"));
+    let folder = env::temp_dir().join(format!("cohortd-{user}"));
     match DirBuilder::new().mode(0o700).create(&folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
@@ -77,7 +95,7 @@ pub fn candidates(app: &str) -> Vec<PathBuf> {
     if geteuid().is_root() {
         return vec![system];
     }
-    let own = std::env::var_os("XDG_RUNTIME_DIR")
+    let own = env::var_os("XDG_RUNTIME_DIR")
         .map(|folder| PathBuf::from(folder).join("cohortd").join(app));
     own.into_iter().chain([system]).collect()
 }

@@ -33,6 +33,16 @@ pub fn watch_changes(file: File) -> io::Result<AsyncFd<File>> {
     watched.map_err(Into::into)
 }
 
+/// Watches a process, by its pidfd, which is readable when that has ended.
+///
+/// # Errors
+/// The runtime can't watch it.
+pub fn watch_process(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` has one descriptor for its whole life and closes it at the end.
+    let watched = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
+    watched.map_err(Into::into)
+}
+
 /// How many bytes of what was written to a stream socket its other end does not have yet.
 ///
 /// # Errors

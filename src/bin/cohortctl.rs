@@ -12,6 +12,7 @@ use cohortd::ctl::diff::Diff;
 use cohortd::ctl::doctor::Doctor;
 use cohortd::ctl::import::Import;
 use cohortd::ctl::list::List;
+use cohortd::ctl::logs::Logs;
 use cohortd::ctl::remove::Remove;
 use cohortd::ctl::running::{Reload, ScaleTo};
 use cohortd::ctl::show::Show;
@@ -42,6 +43,7 @@ enum Command {
     Signal(SendSignal),
     Send(SendMessage),
     Trigger(TriggerAction),
+    Logs(Logs),
     Doctor(Doctor),
     Completions(Completions),
 }
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Some(Command::Signal(signal)) => signal.run(),
         Some(Command::Send(send)) => send.run(),
         Some(Command::Trigger(trigger)) => trigger.run(),
+        Some(Command::Logs(logs)) => logs.run(),
         Some(Command::Doctor(doctor)) => doctor.run(),
         Some(Command::Completions(completions)) => completions.run(Arguments::command()),
     };

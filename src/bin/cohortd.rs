@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use cohortd::config::{Config, Memory};
+use cohortd::config::{Config, Memory, app_name};
 use cohortd::control::Control;
 use cohortd::listen::{self, Inherited, Socket};
 use cohortd::route::Tls;
@@ -64,7 +64,8 @@ fn main() -> ExitCode {
 }
 
 fn run(file: &std::path::Path, output: Output) -> ExitCode {
-    log::start();
+    let service = app_name(file).filter(|_| output == Output::Inherit);
+    log::start(service.as_deref());
     raise_descriptor_limit();
     // Before any thread: it edits the environment.
     let inherited = match Inherited::take() {
@@ -149,7 +150,7 @@ fn raise_descriptor_limit() {
 }
 
 fn post_stop(app: &str) -> ExitCode {
-    log::start();
+    log::start(None);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit::failed(&error),

@@ -1,6 +1,5 @@
 //! From a file's schema to what it means, or to the first thing wrong with it.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
@@ -9,33 +8,30 @@ use toml::Spanned;
 
 use super::differ;
 use super::error::{ConfigError, nearest};
-use super::file::{self, Count, Env, File, Text};
+use super::file::{self, Count, File, Text};
 use super::value::{self, Listen, Network};
 use super::{
     APP_NAME, Balance, Config, Deliver, Forwarded, Health, Kind, Limits, Memory, OnHang, Protocol,
     Ready, ReadyWhen, Reload, Restart, RestartPolicy, Route, Sticky, Stop, StopMethod, app_name,
     is_name,
 };
+use crate::systemd::journal::Priority;
 use crate::worker::wire::Framing;
+
+/// What lines on standard error may be in the journal.
+const PRIORITIES: [(&str, Priority); 5] = [
+    ("err", Priority::Err),
+    ("warning", Priority::Warning),
+    ("notice", Priority::Notice),
+    ("info", Priority::Info),
+    ("debug", Priority::Debug),
+];
 
 /// More workers than this on one machine is a mistake in the file.
 const MAX_WORKERS: i64 = 1024;
 
 /// No worker of Node runs in less than this (16 MiB): a smaller limit is a mistake in the unit.
 const LEAST_MEMORY: usize = 16 << 20;
-
-/// Variables by which Node, systemd and cohortd talk to a worker: not the user's to set.
-pub(crate) const RESERVED: [&str; 9] = [
-    "NODE_APP_INSTANCE",
-    "NODE_CHANNEL_FD",
-    "NODE_CHANNEL_SERIALIZATION_MODE",
-    "NODE_UNIQUE_ID",
-    "LISTEN_FDS",
-    "LISTEN_FDNAMES",
-    "LISTEN_PID",
-    "NOTIFY_SOCKET",
-    "WATCHDOG_USEC",
-];
 
 /// A file's text, for the places of its mistakes.
 pub(super) struct Check<'a> {
@@ -92,7 +88,10 @@ impl Check<'_> {
             access_log: self
                 .word(&raw.log.access, &[("off", false), ("json", true)])?
                 .unwrap_or(false),
+            stderr: self.word(&raw.log.stderr, &PRIORITIES)?.unwrap_or(Priority::Err),
+            env_files: self.env_files(&raw.env_file)?,
             env: self.env(&raw)?,
+            env_per_worker: self.env_per_worker(&raw.env_per_worker)?,
             keys: differ::keys(self.source),
         })
     }
@@ -456,36 +455,6 @@ impl Check<'_> {
         } else {
             self.error(name.span(), "a profile's name is letters, digits, - and _")
         }
-    }
-
-    fn env(&self, raw: &File) -> Checked<BTreeMap<String, String>> {
-        let chosen = raw.use_profile.as_ref().and_then(|name| raw.profile.get(name.as_ref()));
-        let overlays = raw.profile.values().map(|profile| &profile.env);
-        for env in std::iter::once(&raw.env).chain(overlays) {
-            self.variables(env)?;
-        }
-        Ok(std::iter::once(&raw.env)
-            .chain(chosen.map(|profile| &profile.env))
-            .flatten()
-            .map(|(name, value)| (name.as_ref().clone(), value.as_ref().clone()))
-            .collect())
-    }
-
-    fn variables(&self, env: &Env) -> Checked<()> {
-        for (name, value) in env {
-            let key = name.as_ref();
-            if key.is_empty() || key.contains(['=', '\0']) {
-                return self
-                    .error(name.span(), "a variable's name can't be empty or contain = or NUL");
-            }
-            if RESERVED.contains(&key.as_str()) {
-                return self.error(name.span(), format!("{key} is set by cohortd for each worker"));
-            }
-            if value.as_ref().contains('\0') {
-                return self.error(value.span(), "a variable's value can't contain NUL");
-            }
-        }
-        Ok(())
     }
 }
 

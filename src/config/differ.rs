@@ -53,16 +53,9 @@ impl Config {
                 _ => Takes::Reload,
             },
         });
-        let names: BTreeSet<&String> = self.env.keys().chain(new.env.keys()).collect();
-        let names = names.into_iter().filter(|name| self.env.get(*name) != new.env.get(*name));
-        let hidden = |value: Option<&String>| value.map(|_| HIDDEN.to_owned());
-        let variables = names.map(|name| Difference {
-            key: format!("env.{name}"),
-            running: hidden(self.env.get(name)),
-            configured: hidden(new.env.get(name)),
-            takes: Takes::Reload,
-        });
-        written.chain(variables).collect()
+        let plain = variables("env", &self.env, &new.env);
+        let per_worker = variables("env_per_worker", &self.env_per_worker, &new.env_per_worker);
+        written.chain(plain).chain(per_worker).collect()
     }
 
     /// The same, if its file said that there are so many `workers`.
@@ -83,11 +76,29 @@ impl Config {
     }
 }
 
+/// The variables of a table that differ.
+fn variables<V: PartialEq>(
+    table: &str,
+    running: &BTreeMap<String, V>,
+    configured: &BTreeMap<String, V>,
+) -> impl Iterator<Item = Difference> {
+    let names: BTreeSet<&String> = running.keys().chain(configured.keys()).collect();
+    let hidden = |value: Option<&V>| value.map(|_| HIDDEN.to_owned());
+    names.into_iter().filter(|name| running.get(*name) != configured.get(*name)).map(move |name| {
+        Difference {
+            key: format!("{table}.{name}"),
+            running: hidden(running.get(name)),
+            configured: hidden(configured.get(name)),
+            takes: Takes::Reload,
+        }
+    })
+}
+
 /// Every key of a file with its value, but for those of variables.
 pub(super) fn keys(source: &str) -> BTreeMap<String, String> {
     let mut keys = BTreeMap::new();
     if let Ok(mut table) = source.parse::<toml::Table>() {
-        for variables in ["env", "profile"] {
+        for variables in ["env", "env_per_worker", "profile"] {
             table.remove(variables);
         }
         flatten("", table, &mut keys);

@@ -18,8 +18,8 @@ pub struct ConfigError {
 struct Place {
     line: usize,
     column: usize,
-    text: String,
-    width: usize,
+    /// The line itself, and how many characters of it are wrong.
+    shown: Option<(String, usize)>,
 }
 
 impl ConfigError {
@@ -43,9 +43,19 @@ impl ConfigError {
         let place = Place {
             line: source[..start].matches('\n').count() + 1,
             column: source[from..start].chars().count() + 1,
-            text: text.to_owned(),
-            width: source[start..end].chars().count().max(1),
+            shown: Some((text.to_owned(), source[start..end].chars().count().max(1))),
         };
+        ConfigError { file: file.to_owned(), place: Some(place), message: message.into() }
+    }
+
+    /// An error at a place in a file whose text is not for everybody who reads the error.
+    pub(crate) fn of_secret(
+        file: &Path,
+        line: usize,
+        column: usize,
+        message: impl Into<String>,
+    ) -> Self {
+        let place = Place { line, column, shown: None };
         ConfigError { file: file.to_owned(), place: Some(place), message: message.into() }
     }
 
@@ -64,17 +74,15 @@ impl ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file.display())?;
-        let Some(Place { line, column, text, width }) = &self.place else {
+        let Some(Place { line, column, shown }) = &self.place else {
             return write!(f, ": {}", self.message);
         };
+        write!(f, ":{line}:{column}: {}", self.message)?;
+        let Some((text, width)) = shown else { return Ok(()) };
         let margin = " ".repeat(line.to_string().len());
         let indent = " ".repeat(column - 1);
         let mark = "^".repeat(*width);
-        write!(
-            f,
-            ":{line}:{column}: {}\n{margin} |\n{line} | {text}\n{margin} | {indent}{mark}",
-            self.message
-        )
+        write!(f, "\n{margin} |\n{line} | {text}\n{margin} | {indent}{mark}")
     }
 }
 

@@ -41,8 +41,11 @@ pub(super) struct File {
     pub(super) tls: Option<Spanned<Tls>>,
     #[serde(default)]
     pub(super) log: Log,
+    pub(super) env_file: Option<Spanned<Files>>,
     #[serde(default)]
     pub(super) env: Env,
+    #[serde(default)]
+    pub(super) env_per_worker: Env,
     #[serde(default)]
     pub(super) profile: BTreeMap<String, Profile>,
 }
@@ -55,6 +58,14 @@ pub(super) type Env = BTreeMap<Spanned<String>, Text>;
 pub(super) enum Count {
     Number(i64),
     Word(String),
+}
+
+/// `env_file`: one file, or several.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a file or a list of files, such as \"/etc/myapp.env\"")]
+pub(super) enum Files {
+    One(String),
+    Several(Vec<String>),
 }
 
 #[derive(Default, Deserialize)]
@@ -154,6 +165,7 @@ pub(super) struct Tls {
 #[serde(deny_unknown_fields)]
 pub(super) struct Log {
     pub(super) access: Option<Text>,
+    pub(super) stderr: Option<Text>,
 }
 
 #[derive(Default, Deserialize)]

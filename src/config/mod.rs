@@ -1,13 +1,17 @@
 //! The configuration: one TOML file an app, read whole and checked whole.
 //!
-//! `file` is the schema, `value` the small languages inside strings, `check` the way from there to
-//! [`Config`], `tls` that of one table, `fits` what does not go together, `differ` in what two readings differ. A key that this version can't honour yet is refused, never ignored.
+//! `file` is the schema, `value` and `template` the small languages inside strings, `check` the way from
+//! there to [`Config`], `env` and `tls` that of some tables, `fits` what does not go together, `env_file`
+//! what other files say, `differ` in what two readings differ. A key that this version can't honour yet is refused, never ignored.
 
 mod check;
 mod differ;
+mod env;
+mod env_file;
 mod error;
 mod file;
 mod fits;
+mod template;
 mod tls;
 mod value;
 
@@ -19,12 +23,15 @@ use std::time::Duration;
 
 pub use crate::route::affinity::Sticky;
 pub use crate::supervisor::fleet::Restart as RestartPolicy;
+use crate::systemd::journal::Priority;
 use crate::worker::wire::Framing;
-pub(crate) use check::RESERVED;
 pub use differ::{Difference, Takes};
+pub(crate) use env::RESERVED;
+pub use env_file::EnvFile;
 pub use error::ConfigError;
 use file::File;
 use hyper::header::HeaderName;
+pub use template::Template;
 pub use tls::{Pem, Tls};
 use toml::Spanned;
 pub use value::{Listen, Network};
@@ -71,8 +78,16 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// `[log] access`: whether there is a line for each request, in JSON. Default `off`.
     pub access_log: bool,
-    /// `[env]` and the chosen profile's over it.
+    /// `[log] stderr`: the priority in the journal of what workers write to standard error. Default
+    /// `err`.
+    pub stderr: Priority,
+    /// `env_file`: files with variables. Default: none.
+    pub env_files: Vec<EnvFile>,
+    /// `[env]` and the chosen profile's over it; where the configuration was loaded, over those of
+    /// [`Config::env_files`].
     pub env: BTreeMap<String, String>,
+    /// `[env_per_worker]`: what differs by slot, over all others.
+    pub env_per_worker: BTreeMap<String, Template>,
     /// What the file says, by key, for comparing.
     keys: BTreeMap<String, String>,
 }
@@ -317,14 +332,22 @@ pub struct Limits {
 }
 
 impl Config {
-    /// Reads and checks a file.
+    /// Reads and checks a file, and the files with variables that it names.
     ///
     /// # Errors
-    /// The first thing wrong with it, with its place.
+    /// The first thing wrong with them, with its place.
     pub fn load(file: &Path) -> Result<Config, ConfigError> {
         let source = std::fs::read_to_string(file)
             .map_err(|e| ConfigError::of_file(file, format!("can't be read: {e}")))?;
-        Config::parse(file, &source)
+        let mut config = Config::parse(file, &source)?;
+        let mut env = BTreeMap::new();
+        for named in &config.env_files {
+            let bad = |span, message| ConfigError::at(file, &source, span, message);
+            env.extend(named.load(&config.directory, bad)?);
+        }
+        env.append(&mut config.env);
+        config.env = env;
+        Ok(config)
     }
 
     /// Something is wrong with `[reload] schedule`, in the file as it is now.
@@ -338,7 +361,7 @@ impl Config {
         ConfigError::at(&self.file, &source, span, message)
     }
 
-    /// Checks a file's text; `file` names it in errors, and its folder is where relative paths
+    /// Checks a file's text, and no other file's; `file` names it in errors, and its folder is where relative paths
     /// start.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ pub mod diff;
 pub mod doctor;
 pub mod import;
 pub mod list;
+pub mod logs;
 mod print;
 pub mod remove;
 pub mod running;

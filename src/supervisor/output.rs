@@ -25,7 +25,7 @@ const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
 /// Where workers' output goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Output {
-    /// Where ours goes: systemd's journal.
+    /// To systemd's journal by streams of their own, or else where ours goes.
     Inherit,
     /// Line by line to our own, with the worker's slot before it.
     Prefixed,

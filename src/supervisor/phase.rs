@@ -8,6 +8,7 @@ use super::process::Process;
 use super::run::Supervisor;
 use crate::listen::Listener;
 use crate::route::{Front, ListenerId};
+use crate::systemd::events;
 
 /// How far the app's life has come.
 pub(super) enum Phase {
@@ -39,6 +40,7 @@ impl Supervisor {
                 Err(error) => tracing::error!(%on, %error, "can't accept"),
             }
         }
+        tracing::info!(name: events::APP_UP, workers = self.fleet.summary().ready, "up");
         // Whoever has waited for the start looks at the status next.
         self.notifier.status(self.fleet.summary().to_string());
         self.notifier.ready();
@@ -54,6 +56,7 @@ impl Supervisor {
                 self.sockets.clear();
                 let until = Instant::now() + self.releases[&self.serving].config.stop.drain;
                 tracing::info!(
+                    name: events::APP_STOPPING,
                     connections = self.shared.front.connections(),
                     "stopping: finishing what is in flight"
                 );

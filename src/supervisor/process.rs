@@ -1,15 +1,17 @@
 //! A running worker process and the tasks that belong to it: they speak to it, ask whether it is
 //! ready and well, and wait for its end. What they learn becomes an [`Event`].
 
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use tokio::io::unix::AsyncFd;
 use tokio::process::Child;
 use tokio::sync::{Notify, mpsc};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::fleet::{Exit, Generation};
 use super::health::{self, Ill};
@@ -20,6 +22,8 @@ use crate::config::{Config, Health, Protocol, ReadyWhen};
 use crate::listen::OwnPath;
 use crate::relay::Relay;
 use crate::route::{Front, Upstream};
+use crate::sys;
+use crate::systemd::journal::Streams;
 use crate::worker::cgroup::{Cgroup, Delegated};
 use crate::worker::channel::{Channel, ChannelError};
 use crate::worker::notify::{Notice, NotifySocket};
@@ -88,7 +92,7 @@ pub(super) struct Process {
     pub(super) status: Option<String>,
     /// Why a check that it has to pass before it is ready has failed.
     pub(super) not_yet: Option<Ill>,
-    pidfd: OwnedFd,
+    pidfd: Arc<AsyncFd<OwnedFd>>,
     /// It is not awaited that it says so.
     says_ready: bool,
     checks: Checks,
@@ -130,7 +134,10 @@ impl Process {
         let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32));
         let pid = pid.expect("a child that nobody has waited for has a pid");
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
-            .map_err(|e| SpawnError::Channel(e.into()))?;
+            .map_err(io::Error::from)
+            .and_then(sys::watch_process)
+            .map(Arc::new)
+            .map_err(SpawnError::Channel)?;
         let channel = match (spawned.channel, plan.interface) {
             (Some(stream), Interface::Node(framing)) => Some(Channel::new(stream, framing)),
             _ => None,
@@ -143,7 +150,8 @@ impl Process {
             printer.print(&mut child, slot);
         }
         let hearing = spawned.notify.map(|socket| own(hear(socket, id, shared.clone())));
-        tokio::spawn(wait(child, pid, worker.clone(), shared.events.clone()));
+        let ended = Ended { child, pidfd: pidfd.clone(), group: pid, streams: spawned.streams };
+        tokio::spawn(ended.wait(worker.clone(), shared.clone()));
         let mut process = Process {
             begun: Instant::now(),
             status: None,
@@ -249,6 +257,11 @@ impl Process {
         }));
     }
 
+    /// Its worker's number, slot and generation, by which the log names it.
+    pub(super) fn names(&self) -> (u64, usize, u64) {
+        (self.worker.id.0, self.worker.slot, self.generation.0)
+    }
+
     /// It says that it is ready.
     pub(super) fn said_ready(&mut self) {
         self.says_ready = true;
@@ -309,7 +322,7 @@ impl Process {
 
     /// Sends the process a signal; without effect once it has ended.
     pub(super) fn signal(&self, signal: Signal) {
-        let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
+        let _ = rustix::process::pidfd_send_signal(self.pidfd.get_ref(), signal);
     }
 
     /// Ends it at once, with everything that it has started.
@@ -353,6 +366,8 @@ pub(super) struct Shared {
     /// Where workers get cgroups of their own.
     pub(super) delegated: Option<Arc<Delegated>>,
     pub(super) events: Events,
+    /// Processes that have not been waited for yet.
+    pub(super) endings: TaskTracker,
 }
 
 impl Shared {
@@ -377,24 +392,49 @@ async fn hear(socket: NotifySocket, id: WorkerId, shared: Shared) {
     socket.hear(on).await;
 }
 
-async fn wait(mut child: Child, group: Pid, worker: Arc<Worker>, events: Events) {
-    use std::os::unix::process::ExitStatusExt;
-    let cgroup = worker.cgroup.as_ref();
-    let out_of_memory = || cgroup.is_some_and(Cgroup::was_out_of_memory);
-    let exit = match child.wait().await {
-        Ok(status) => match (status.code(), status.signal()) {
-            (Some(code), _) => Exit::Code(code),
-            (None, Some(KILL)) if out_of_memory() => Exit::OutOfMemory,
-            (None, Some(signal)) => Exit::Signal(signal),
-            (None, None) => Exit::NotStarted,
-        },
-        Err(_) => Exit::NotStarted,
-    };
-    // Whatever it has started goes with it.
-    let _ = rustix::process::kill_process_group(group, Signal::KILL);
-    let _ = events.send((worker.id, Event::Exited(exit)));
-    if let Some(cgroup) = cgroup {
-        cgroup.kill();
-        cgroup.remove().await;
+/// What is waited for when a process is to end.
+struct Ended {
+    child: Child,
+    pidfd: Arc<AsyncFd<OwnedFd>>,
+    group: Pid,
+    streams: Option<Streams>,
+}
+
+impl Ended {
+    /// Tells that the process has ended as soon as it has, and then cleans up behind it.
+    async fn wait(mut self, worker: Arc<Worker>, shared: Shared) {
+        let until_reaped = shared.endings.token();
+        let exit = self.exit(worker.cgroup.as_ref()).await;
+        // Whatever it has started goes with it.
+        let _ = rustix::process::kill_process_group(self.group, Signal::KILL);
+        shared.tell(worker.id, Event::Exited(exit));
+        if let Some(cgroup) = &worker.cgroup {
+            cgroup.kill();
+        }
+        if let Some(streams) = self.streams.take() {
+            streams.read().await;
+        }
+        let _ = self.child.wait().await;
+        drop(until_reaped);
+        if let Some(cgroup) = &worker.cgroup {
+            cgroup.remove().await;
+        }
+    }
+
+    /// How it ended. Its process stays, as a zombie, until it is waited for.
+    async fn exit(&self, cgroup: Option<&Cgroup>) -> Exit {
+        let out_of_memory = || cgroup.is_some_and(Cgroup::was_out_of_memory);
+        let how = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        if self.pidfd.readable().await.is_err() {
+            return Exit::NotStarted;
+        }
+        let status = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), how);
+        let status = status.ok().flatten();
+        match status.map(|status| (status.exit_status(), status.terminating_signal())) {
+            Some((Some(code), _)) => Exit::Code(code),
+            Some((None, Some(KILL))) if out_of_memory() => Exit::OutOfMemory,
+            Some((None, Some(signal))) => Exit::Signal(signal),
+            _ => Exit::NotStarted,
+        }
     }
 }

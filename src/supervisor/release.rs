@@ -8,7 +8,8 @@ use super::fleet::Policy;
 use crate::config::{Config, Kind, ReadyWhen};
 use crate::route::Tls;
 use crate::worker::cgroup::Limits;
-use crate::worker::spawn::{Interface, Plan};
+use crate::worker::spawn::{self, Interface, Plan};
+use crate::{log, places};
 
 /// What one reading of the configuration started.
 #[derive(Debug)]
@@ -47,28 +48,44 @@ impl Release {
     }
 }
 
-/// How workers are started. They see our own environment but for what systemd said to us, then
-/// `PORT` (the first port of `listen`), then `[env]`.
+/// What is said to us about our own process, and not about our workers'.
+fn is_ours_alone(name: &str) -> bool {
+    name.starts_with("LISTEN_")
+        || name.starts_with("NODE_CHANNEL_")
+        || matches!(
+            name,
+            "NODE_UNIQUE_ID"
+                | "NOTIFY_SOCKET"
+                | "WATCHDOG_PID"
+                | "WATCHDOG_USEC"
+                | "FDSTORE"
+                | "JOURNAL_STREAM"
+                | "SYSTEMD_EXEC_PID"
+                | "MANAGERPID"
+                | "MANAGERPIDFDID"
+                | "RUNTIME_DIRECTORY"
+                | log::LEVELS
+        )
+}
+
+/// How workers are started. They see our own environment but for what is ours alone, then `PORT` (the
+/// first port of `listen`), then what the configuration says.
 fn plan(config: &Config, output: Output) -> Plan {
-    let ours_alone = |name: &OsString| {
-        let name = name.to_string_lossy();
-        name.starts_with("LISTEN_")
-            || name.starts_with("NODE_CHANNEL_")
-            || matches!(
-                &*name,
-                "NODE_UNIQUE_ID"
-                    | "NOTIFY_SOCKET"
-                    | "WATCHDOG_PID"
-                    | "WATCHDOG_USEC"
-                    | "FDSTORE"
-                    | "INVOCATION_ID"
-                    | "JOURNAL_STREAM"
-                    | "SYSTEMD_EXEC_PID"
-                    | "MANAGERPID"
-            )
+    let output = match output {
+        Output::Prefixed => spawn::Output::Piped,
+        Output::Inherit if log::is_journal() => spawn::Output::Journal(config.stderr),
+        Output::Inherit => spawn::Output::Inherited,
     };
     let mut env: BTreeMap<OsString, OsString> =
-        std::env::vars_os().filter(|(name, _)| !ours_alone(name)).collect();
+        std::env::vars_os().filter(|(name, _)| !is_ours_alone(&name.to_string_lossy())).collect();
+    let mut keep = |name: &str, value: Option<OsString>| {
+        env.extend(value.map(|value| (name.into(), value)));
+    };
+    keep("RUNTIME_DIRECTORY", places::others());
+    // Where a worker's own can't be opened, it has ours.
+    if matches!(output, spawn::Output::Journal(_)) {
+        keep("JOURNAL_STREAM", std::env::var_os("JOURNAL_STREAM"));
+    }
     let is_node = config.kind == Kind::Node;
     // Only Node asks us for the port, which is taken.
     if let Some(port) = config.listen.iter().find_map(|on| on.port()).filter(|_| is_node) {
@@ -86,10 +103,11 @@ fn plan(config: &Config, output: Output) -> Plan {
         },
         knows_clients: config.route.preserve_client_ip,
         env,
+        env_per_worker: config.env_per_worker.clone(),
         memory: Limits { high: config.memory.recycle_at, max: config.memory.max },
         notifies: !is_node || config.ready.when == ReadyWhen::Notify,
         watchdog: (!is_node && !config.health.event_loop.is_zero())
             .then_some(config.health.event_loop),
-        piped: output == Output::Prefixed,
+        output,
     }
 }

@@ -12,7 +12,7 @@ use super::release::Release;
 use super::run::Supervisor;
 use crate::config::{Config, Deliver};
 use crate::route::Tls;
-use crate::systemd::unit_file;
+use crate::systemd::{events, unit_file};
 
 impl Supervisor {
     /// Carries out a request, or puts its asker on the list of those who wait.
@@ -82,7 +82,8 @@ impl Supervisor {
             Ok((config, tls)) => {
                 self.last = Generation(self.last.0 + 1);
                 let release = Release::new(config, tls, self.output);
-                tracing::info!(generation = self.last.0, "reloading");
+                let generation = self.last.0;
+                tracing::info!(name: events::RELOAD_BEGUN, generation, "reloading");
                 self.fleet.roll(self.last, release.policy(), release.config.workers);
                 self.releases.insert(self.last, release);
             }
@@ -131,7 +132,8 @@ impl Supervisor {
                 self.serving = outcome.generation;
                 let release = &self.releases[&self.serving];
                 self.shared.front.configure(&release.config, release.tls.clone());
-                tracing::info!(generation = self.serving.0, "reloaded");
+                let generation = self.serving.0;
+                tracing::info!(name: events::RELOAD_SUCCEEDED, generation, "reloaded");
                 self.last_reload_error = None;
                 let reloaded = Reloaded { generation: self.serving.0 };
                 for reply in self.reloading.drain(..) {
@@ -172,7 +174,7 @@ impl Supervisor {
     }
 
     fn reload_failed(&mut self, error: String) {
-        tracing::error!(error, "not reloaded");
+        tracing::error!(name: events::RELOAD_FAILED, error, "not reloaded");
         for reply in self.reloading.drain(..) {
             let _ = reply.send(Err(error.clone()));
         }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
 
 use super::commands::Restarting;
 use super::fleet::{Action, Exit, Fleet, Generation, Startup, Why};
@@ -23,7 +24,7 @@ use super::servers::Servers;
 use crate::config::{Config, Deliver, OnHang, StopMethod};
 use crate::listen::{Place, Socket};
 use crate::route::{Front, ListenerId, Tls};
-use crate::systemd::Notifier;
+use crate::systemd::{Notifier, events};
 use crate::worker::WorkerId;
 use crate::worker::cgroup::Delegated;
 
@@ -65,7 +66,8 @@ pub async fn run(
     let front = Front::new(&config, tls.clone(), places.clone())
         .map_err(|source| RunError::Setup { what: "open the private listener", source })?;
     let delegated = delegated.map(Arc::new);
-    let shared = Shared { front: Arc::new(front), relay: Arc::default(), delegated, events };
+    let (relay, endings) = (Arc::default(), TaskTracker::new());
+    let shared = Shared { front: Arc::new(front), relay, delegated, events, endings };
     let mut servers = Servers::new(places.clone(), config.directory.clone());
     if config.route.deliver == Deliver::Shared {
         servers
@@ -206,6 +208,8 @@ impl Supervisor {
         if let Some(printer) = self.printer.take() {
             printer.finish().await;
         }
+        self.shared.endings.close();
+        self.shared.endings.wait().await;
         front.flush_log().await;
         failed.map_or(Ok(()), Err)
     }
@@ -255,11 +259,19 @@ impl Supervisor {
         match Process::start(release, id, slot, generation, &self.shared, self.printer.as_ref()) {
             Ok(process) => {
                 let pid = process.worker.pid;
-                tracing::info!(worker = id.0, slot, pid, generation = generation.0, "started");
+                let (worker, generation) = (id.0, generation.0);
+                tracing::info!(
+                    name: events::WORKER_STARTED,
+                    worker, slot, pid, generation, "started"
+                );
                 self.processes.insert(id, process);
             }
             Err(error) => {
-                tracing::error!(worker = id.0, slot, %error, "not started");
+                let (worker, generation) = (id.0, generation.0);
+                tracing::error!(
+                    name: events::WORKER_NOT_STARTED,
+                    worker, slot, generation, %error, "not started"
+                );
                 self.last_failure = Some((id, format!("{error}.")));
                 self.fleet.exited(id, Exit::NotStarted, self.now());
             }
@@ -296,21 +308,31 @@ impl Supervisor {
     fn kill(&mut self, id: WorkerId, why: Why) {
         self.shared.front.remove(id);
         let Some(process) = self.processes.get(&id) else { return };
+        let (worker, slot, generation) = process.names();
         match why {
             Why::NotReady => {
                 let reason = self.why_not_ready(process);
-                tracing::error!(worker = id.0, reason, "not ready in time; killed");
+                tracing::error!(
+                    name: events::WORKER_KILLED,
+                    worker, slot, generation, reason, "not ready in time; killed"
+                );
                 self.failures += 1;
                 self.last_failure = Some((id, reason));
             }
-            Why::NotStopped => tracing::warn!(worker = id.0, "did not stop in time; killed"),
+            Why::NotStopped => tracing::warn!(
+                name: events::WORKER_KILLED,
+                worker, slot, generation, "did not stop in time; killed"
+            ),
             Why::Unwell => {
                 if self.releases[&process.generation].config.health.on_hang == OnHang::Abort {
                     process.signal(Signal::ABORT);
                     return process.signal(Signal::CONT); // or it would not notice
                 }
             }
-            Why::GivenUp => tracing::info!(worker = id.0, "not needed any more; killed"),
+            Why::GivenUp => tracing::info!(
+                name: events::WORKER_KILLED,
+                worker, slot, generation, "not needed any more; killed"
+            ),
         }
         process.kill();
     }
@@ -403,7 +425,8 @@ impl Supervisor {
         {
             process.serve(health, &self.shared);
             self.shared.front.add(process.upstream.clone());
-            tracing::info!(worker = id.0, slot = process.worker.slot, "ready");
+            let (worker, slot, generation) = process.names();
+            tracing::info!(name: events::WORKER_READY, worker, slot, generation, "ready");
         }
     }
 
@@ -413,7 +436,11 @@ impl Supervisor {
         if !self.fleet.unwell(id) {
             return; // it is leaving anyway
         }
-        tracing::error!(worker = id.0, slot = process.worker.slot, %ill, "unwell; killed");
+        let (worker, slot, generation) = process.names();
+        tracing::error!(
+            name: events::WORKER_HUNG,
+            worker, slot, generation, %ill, "unwell; killed"
+        );
         self.failures += 1;
         self.last_failure = Some((id, format!("Worker {id} was unwell: {ill}.")));
         self.shared.front.remove(id);
@@ -424,8 +451,13 @@ impl Supervisor {
         if !self.fleet.recycle(id, self.now()) {
             return;
         }
+        let Some(process) = self.processes.get(&id) else { return };
         let used = format!("{} MiB", used >> 20);
-        tracing::warn!(worker = id.0, used, "uses more than [memory] recycle_at: replaced");
+        let (worker, slot, generation) = process.names();
+        tracing::warn!(
+            name: events::WORKER_RECYCLED,
+            worker, slot, generation, used, "uses more than [memory] recycle_at: replaced"
+        );
         let reason = format!("Worker {id} used {used} ([memory] recycle_at).");
         self.last_failure = Some((id, reason));
     }
@@ -437,12 +469,18 @@ impl Supervisor {
         self.shared.relay.leave(id);
         self.servers.leave(id);
         let Some(process) = self.processes.remove(&id) else { return };
-        let slot = process.worker.slot;
         process.worker.hang_up();
+        let (worker, slot, generation) = process.names();
         if expected {
-            tracing::info!(worker = id.0, slot, %exit, "stopped");
+            tracing::info!(
+                name: events::WORKER_EXITED,
+                worker, slot, generation, %exit, "stopped"
+            );
         } else {
-            tracing::warn!(worker = id.0, slot, %exit, "exited");
+            tracing::warn!(
+                name: events::WORKER_CRASHED,
+                worker, slot, generation, %exit, "exited"
+            );
             self.failures += 1;
             self.last_failure.get_or_insert_with(|| {
                 let what = "before it was ready; its own output says why";

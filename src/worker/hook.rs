@@ -4,6 +4,7 @@
 //! A file, because nothing else can be loaded by every version of Node. It has to stay as long as
 //! a worker lives: each of its threads loads it again.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
@@ -28,12 +29,18 @@ const TOKEN: &str = "COHORTD_PEER_TOKEN";
 /// Node's options in the environment.
 const OPTIONS: &str = "NODE_OPTIONS";
 
-/// A worker's program will load it, before whatever else the user lets Node load.
+/// A worker's program, which has this environment, will load it, before whatever else the user lets
+/// Node load.
 ///
 /// # Errors
 /// There is no place for the file, or Node would no longer see options of the user's.
-pub fn load_into(command: &mut Command, plan: &Plan, directory: &Path) -> io::Result<()> {
-    let options = plan.env.get(OsStr::new(OPTIONS));
+pub fn load_into(
+    command: &mut Command,
+    plan: &Plan,
+    env: &BTreeMap<OsString, OsString>,
+    directory: &Path,
+) -> io::Result<()> {
+    let options = env.get(OsStr::new(OPTIONS));
     if options.is_none() && env_file_has_options(&plan.exec, directory) {
         return Err(io::Error::other("NODE_OPTIONS in a file for --env-file would not be read"));
     }

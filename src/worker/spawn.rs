@@ -1,14 +1,15 @@
 //! Starting a worker process.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Once;
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
@@ -19,7 +20,9 @@ use super::cgroup::{Cgroup, Delegated, Limits};
 use super::hook;
 use super::notify::NotifySocket;
 use super::wire::Framing;
+use crate::config::Template;
 use crate::listen::OwnPath;
+use crate::systemd::journal::{Priority, Streams};
 use crate::{places, sys};
 
 /// The first descriptor that systemd hands over.
@@ -40,14 +43,27 @@ pub struct Plan {
     pub knows_clients: bool,
     /// Its environment, but for what is said of each worker.
     pub env: BTreeMap<OsString, OsString>,
+    /// What of it differs by slot.
+    pub env_per_worker: BTreeMap<String, Template>,
     /// How much memory it may take.
     pub memory: Limits,
     /// It has a `NOTIFY_SOCKET` of its own.
     pub notifies: bool,
     /// How often at least it is to say there that it is alive (`WATCHDOG_USEC`).
     pub watchdog: Option<Duration>,
-    /// Its output is piped to us (in the foreground), or else goes where ours goes.
-    pub piped: bool,
+    /// Where its output goes.
+    pub output: Output,
+}
+
+/// Where a worker's output goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// To us, by pipes.
+    Piped,
+    /// Where ours goes.
+    Inherited,
+    /// To the journal, by streams of its own; its standard error with this priority.
+    Journal(Priority),
 }
 
 /// How a worker is spoken to.
@@ -74,6 +90,8 @@ pub struct Spawned {
     pub cgroup: Option<Cgroup>,
     /// What it says there, if it has one.
     pub notify: Option<NotifySocket>,
+    /// Its output, if that goes to the journal by streams of its own.
+    pub streams: Option<Streams>,
 }
 
 /// A worker could not be started.
@@ -91,6 +109,9 @@ pub enum SpawnError {
     /// No `NOTIFY_SOCKET`.
     #[error("can't open a worker's NOTIFY_SOCKET: {0}")]
     Notify(io::Error),
+    /// No descriptors for its output.
+    #[error("can't hand over a worker's output: {0}")]
+    Output(io::Error),
     /// The directory is not there.
     #[error("can't start in the directory {path}: {source}", path = path.display())]
     Directory {
@@ -131,7 +152,21 @@ pub fn spawn(
         .then(|| NotifySocket::bind(places::folder(&plan.app)?.join(format!("notify-{id}"))));
     let notify = notify.transpose().map_err(SpawnError::Notify)?;
 
-    let output = || if plan.piped { Stdio::piped() } else { Stdio::inherit() };
+    let streams = match plan.output {
+        Output::Journal(err) => to_journal(&plan.app, slot, err),
+        Output::Piped | Output::Inherited => None,
+    };
+    let (stdout, stderr) = match (&streams, plan.output) {
+        (Some(streams), _) => {
+            let copy = |stream: &OwnedFd| stream.try_clone().map(Stdio::from);
+            let both = copy(&streams.out).and_then(|out| Ok((out, copy(&streams.err)?)));
+            both.map_err(SpawnError::Output)?
+        }
+        (None, Output::Piped) => (Stdio::piped(), Stdio::piped()),
+        (None, _) => (Stdio::inherit(), Stdio::inherit()),
+    };
+    let mut env = plan.env.clone();
+    env.extend(plan.env_per_worker.iter().map(|(k, v)| (k.into(), v.of_slot(slot).into())));
     let mut command = match plan.interface {
         Interface::Node(_) => Command::new(program),
         // Some variables say for which process they are, which is not known before there is one.
@@ -145,15 +180,18 @@ pub fn spawn(
         .args(arguments)
         .current_dir(&directory)
         .env_clear()
-        .envs(&plan.env)
+        .envs(&env)
         .env("PWD", &directory)
         .env("COHORTD_APP", &plan.app)
         .env("NODE_APP_INSTANCE", slot.to_string())
         .stdin(Stdio::null())
-        .stdout(output())
-        .stderr(output())
+        .stdout(stdout)
+        .stderr(stderr)
         .process_group(0)
         .kill_on_drop(true);
+    if let Some(streams) = &streams {
+        command.env("JOURNAL_STREAM", streams.name().map_err(SpawnError::Output)?);
+    }
     if let Some(notify) = &notify {
         command.env("NOTIFY_SOCKET", notify.path());
     }
@@ -171,7 +209,7 @@ pub fn spawn(
             command.as_std_mut().preserved_fds(vec![theirs.into()]);
             channel = Some(ours);
             if plan.knows_clients
-                && let Err(error) = hook::load_into(&mut command, plan, &directory)
+                && let Err(error) = hook::load_into(&mut command, plan, &env, &directory)
             {
                 tracing::warn!(worker = id.0, %error, "sees 127.0.0.1 as its clients' address");
             }
@@ -201,10 +239,22 @@ pub fn spawn(
         .map_err(SpawnError::Cgroup)?;
     let child = command.spawn().map_err(|source| SpawnError::Exec {
         program: program.clone(),
-        path: plan.env.get(&OsString::from("PATH")).cloned().unwrap_or_default(),
+        path: env.get(OsStr::new("PATH")).cloned().unwrap_or_default(),
         source,
     })?;
-    Ok(Spawned { child, channel, private, cgroup, notify })
+    Ok(Spawned { child, channel, private, cgroup, notify, streams })
+}
+
+/// A worker's own streams in the journal. Without them its output goes where ours goes: that is the
+/// journal as well, but the lines are not told apart.
+fn to_journal(app: &str, slot: usize, err: Priority) -> Option<Streams> {
+    static WARNED: Once = Once::new();
+    let warn = |error| {
+        WARNED.call_once(|| {
+            tracing::warn!(%error, "no journal streams for the workers: their lines are in ours");
+        });
+    };
+    Streams::open(app, slot, err).map_err(warn).ok()
 }
 
 /// cohortd's own command by which it becomes a worker's program.

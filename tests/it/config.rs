@@ -11,6 +11,7 @@ use cohortd::config::{
     Balance, Config, Forwarded, Health, Limits, Listen, OnHang, ReadyWhen, RestartPolicy, Sticky,
     StopMethod,
 };
+use cohortd::systemd::journal::Priority;
 
 #[test]
 fn every_mistake_has_its_message() {
@@ -122,6 +123,9 @@ fn every_key_reaches_its_place() {
     assert_eq!(tls.listen, Some(vec![config.listen[1].clone()]));
     assert_eq!(config.env["NODE_ENV"], "staging", "the profile's over the plain one");
     assert_eq!(config.env["REGION"], "eu");
+    assert_eq!(config.env_files.len(), 1);
+    assert_eq!(config.env_per_worker["INSPECT"].of_slot(2), "127.0.0.1:9231");
+    assert_eq!(config.stderr, Priority::Warning);
     assert_eq!(config.profile, "staging");
 }
 

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files and folders under `src/`.
-const PURE: [&str; 11] = [
+const PURE: [&str; 12] = [
+    "config/template.rs",
     "ctl/import/cron.rs",
     "ctl/import/keys.rs",
     "ctl/import/relaxed.rs",

@@ -9,6 +9,7 @@ mod config;
 mod control;
 mod deliver;
 mod drain;
+mod environment;
 mod examples;
 mod foreground;
 mod half_close;
@@ -18,6 +19,7 @@ mod http;
 mod import;
 #[path = "../../fuzz/src/lib.rs"]
 mod invariants;
+mod journal;
 mod languages;
 mod layout;
 mod machine;

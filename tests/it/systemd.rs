@@ -401,15 +401,15 @@ fn the_first_connection_starts_it() {
     });
 }
 
-/// One log for cohortd and all workers, under the app's name, each line with its priority.
+/// One log for cohortd and all workers, each under its name and each line with its priority.
 #[test]
 fn the_journal_has_the_lines_of_everybody() {
     on_each(|host| {
         host.add_text(WEB);
         host.ok("systemctl start myapp@cluster");
-        for id in [1, 2] {
-            host.logs("-t myapp -p info", &format!("worker {id} says hello"));
-            host.logs("-t myapp -p info", &format!("worker {id} complains"));
+        for (id, slot) in [(1, 0), (2, 1)] {
+            host.logs(&format!("-t myapp-w{slot} -p info"), &format!("worker {id} says hello"));
+            host.logs(&format!("-t myapp-w{slot} -p err"), &format!("worker {id} complains"));
         }
         host.logs("-t myapp -p info", "accepting on=8080");
         let line = |text: &str| -> Value {
@@ -424,8 +424,8 @@ fn the_journal_has_the_lines_of_everybody() {
 
         host.run("curl -s http://127.0.0.1:8080/exit");
         host.logs("-t myapp -p warning", "exit=exit code 7");
-        assert!(!host.journal("-t myapp -p warning").contains("says hello"));
-        host.logs("-t myapp", "worker 3 says hello");
+        assert!(!host.journal("-p warning").contains("says hello"));
+        host.logs("", "worker 3 says hello");
     });
 }
 
@@ -571,7 +571,7 @@ fn a_start_that_fails_says_so_and_why() {
         let started = host.run("systemctl start myapp@cluster");
         assert_ne!(started.code, 0, "{started}");
         assert_eq!(host.show("myapp@cluster", "ActiveState"), "inactive");
-        host.logs("-t myapp", "Error: no database");
+        host.logs("-t myapp-w0", "Error: no database");
         host.logs("-t myapp -p err", "no worker became ready");
         // It is tried again, and the clients wait meanwhile.
         assert_eq!(host.show("myapp.socket", "ActiveState"), "active");

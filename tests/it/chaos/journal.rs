@@ -7,6 +7,9 @@ use serde_json::Value;
 
 use super::service::ok;
 
+/// More than there ever are.
+const MOST_WORKERS: usize = 32;
+
 /// A line that somebody has written.
 struct Line {
     /// In ms since 1970.
@@ -16,7 +19,7 @@ struct Line {
     text: String,
 }
 
-/// `options` are further ones of journalctl.
+/// `options` are further ones of journalctl, or matches.
 fn lines(app: &str, options: &str) -> Vec<Line> {
     ok("journalctl --sync");
     let read = ok(&format!("journalctl -q -o json -u {app} SYSLOG_IDENTIFIER={app} {options}"));
@@ -48,7 +51,11 @@ impl Journal {
 
     pub(super) fn log(&self) -> String {
         let mut log = self.read.borrow_mut();
-        for line in lines(&self.app, &format!("--cursor-file=/run/{}.cursor", self.app)) {
+        let mut options = format!("--cursor-file=/run/{}.cursor", self.app);
+        for slot in 0..MOST_WORKERS {
+            let _ = write!(options, " SYSLOG_IDENTIFIER={}-w{slot}", self.app);
+        }
+        for line in lines(&self.app, &options) {
             let Line { at, pid, priority, text } = line;
             let level = match priority {
                 0..=3 => "ERROR",

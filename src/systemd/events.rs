@@ -1,0 +1,47 @@
+//! What happens to an app and its workers, as the journal knows it: each event has a `MESSAGE_ID`,
+//! which is the name of its line in the code, and an explanation in `packaging/cohortd.catalog`
+//! (`journalctl -x`).
+
+/// A worker was started.
+pub const WORKER_STARTED: &str = "fe59b4abfb5a4c189387bc735056d1aa";
+/// A worker could not be started.
+pub const WORKER_NOT_STARTED: &str = "e6f2abc794454b458b13ef18c2237514";
+/// A worker is ready.
+pub const WORKER_READY: &str = "8c1ad8aa4cfa4da1929a47d6949f96f6";
+/// A worker has exited as it was to.
+pub const WORKER_EXITED: &str = "afdc3b6f8b5848bfb9dc2b691c9aeefb";
+/// A worker has ended though nobody wanted it to.
+pub const WORKER_CRASHED: &str = "6ddc1486294d47dcaf18f2b195d50291";
+/// A worker hangs or fails its checks.
+pub const WORKER_HUNG: &str = "d7040914c31d48f7b507c51576158b58";
+/// A worker was killed: not ready in time, not stopped in time, or not needed any more.
+pub const WORKER_KILLED: &str = "46013e2c3be74b75895a5c112d4b769a";
+/// A worker uses too much memory, and another takes its place.
+pub const WORKER_RECYCLED: &str = "71218c384684426dabafed7991aa41d6";
+/// A reload has begun.
+pub const RELOAD_BEGUN: &str = "46677b0802114a95844a33ef3fc72939";
+/// A reload has ended, and its generation serves.
+pub const RELOAD_SUCCEEDED: &str = "e8e357f9c5cf4883ab1059a3f36eab8e";
+/// A reload has failed, and the generation before serves on.
+pub const RELOAD_FAILED: &str = "db5220f124344a5887b5bf9a391fb8b1";
+/// The app is up.
+pub const APP_UP: &str = "c522475b528c485ca9fd1fad3639ec5b";
+/// The app is being stopped.
+pub const APP_STOPPING: &str = "9405590289aa444ebcf9303bf082ea63";
+
+/// All of them.
+pub const ALL: [&str; 13] = [
+    WORKER_STARTED,
+    WORKER_NOT_STARTED,
+    WORKER_READY,
+    WORKER_EXITED,
+    WORKER_CRASHED,
+    WORKER_HUNG,
+    WORKER_KILLED,
+    WORKER_RECYCLED,
+    RELOAD_BEGUN,
+    RELOAD_SUCCEEDED,
+    RELOAD_FAILED,
+    APP_UP,
+    APP_STOPPING,
+];

@@ -25,9 +25,6 @@ pub fn start(service: Option<&str>) {
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let service = service.filter(|_| *TO_JOURNAL);
     if let Some(entries) = service.and_then(|app| Entries::open(app).ok()) {
-        // By the stream that systemd has opened for us: journald then knows whose our entries are
-        // even when it comes to read them only after our end.
-        write(Priority::Info, concat!("cohortd ", env!("CARGO_PKG_VERSION")));
         tracing_subscriber::registry().with(entries.with_filter(levels)).init();
     } else if *TO_JOURNAL {
         let layer = layer.event_format(Journal).with_ansi(false);
@@ -58,13 +55,8 @@ static TO_JOURNAL: LazyLock<bool> = LazyLock::new(|| {
 
 /// Writes the error that a program ends with. It may have several lines.
 pub fn last_words(text: &str) {
-    write(Priority::Err, text);
-}
-
-/// Writes lines to standard error.
-fn write(priority: Priority, text: &str) {
-    // It is of a line, so each line has it.
-    let priority = if *TO_JOURNAL { format!("<{}>", priority as u8) } else { String::new() };
+    // ERROR's priority. It is of a line, so each line has it.
+    let priority = if *TO_JOURNAL { "<3>" } else { "" };
     for line in text.lines() {
         eprintln!("{priority}{line}");
     }

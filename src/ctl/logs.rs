@@ -24,7 +24,7 @@ pub struct Logs {
     /// So many of the last lines
     #[arg(short = 'n', long, value_name = "N")]
     lines: Option<usize>,
-    /// Only errors: standard error, if [log] stderr does not say otherwise, and cohortd's own
+    /// Only errors: cohortd's own, and standard error unless the configuration gives it another priority
     #[arg(long)]
     err: bool,
     /// From then on: "10 min ago", "today", "2026-11-20 18:00"

@@ -110,7 +110,7 @@ fn a_worker_that_hangs_can_leave_a_core_dump() {
     let toml = "[health]\nevent_loop = \"500ms\"\non_hang = \"abort\"";
     let app = ill(toml).workers(1).start();
     kill("STOP", app.workers()[&0]);
-    app.wait_for("stopped worker=1 slot=0 exit=signal 6");
+    app.wait_for("stopped worker=1 slot=0 generation=1 exit=signal 6");
     app.wait_for_times(" ready worker=", 2);
 }
 

@@ -99,7 +99,11 @@ fn last_words_belong_to_the_unit() {
         host.write("/srv/myapp/job.sh", "echo out $$\necho err $$ >&2\nexit 1\n");
         let ends = || host.entries("-t myapp -p err").len();
         host.run("systemctl start --no-block myapp");
-        host.is_soon("some ends", || ends() > 15);
+        host.is_soon("some ends", || ends() > 6);
+        // Nor does a worker start.
+        host.ok("mv /srv/myapp /srv/elsewhere");
+        let starts = || host.entries(&format!("MESSAGE_ID={}", events::WORKER_NOT_STARTED)).len();
+        host.is_soon("some failed starts", || starts() > 60);
         host.run("systemctl stop myapp");
 
         let strays = |lines: Vec<Value>| {
@@ -112,6 +116,31 @@ fn last_words_belong_to_the_unit() {
         assert_eq!(streams, ["err", "out"].into());
         assert_eq!(strays(all), [Value::Null; 0]);
         assert_eq!(strays(host.entries("-t myapp")), [Value::Null; 0]);
+    });
+}
+
+/// A journald that stands still holds nobody up, and knows whose lines are those that it comes to read
+/// only when cohortd is gone.
+#[test]
+fn a_journal_that_stands_still_is_not_waited_for() {
+    on_each(|host| {
+        host.add_text(WEB);
+        host.ok("systemctl start myapp@cluster");
+        host.ok("journalctl --sync");
+        host.ok("systemctl kill -s STOP systemd-journald");
+        host.get("http://127.0.0.1:8080");
+        host.ok("systemctl stop myapp");
+        host.ok("systemctl kill -s CONT systemd-journald");
+        for line in
+            ["stopping: finishing what is in flight", "stopped worker=1", "stopped worker=2"]
+        {
+            let is_its = |entry: &&Value| {
+                entry["MESSAGE"].as_str().is_some_and(|text| text.starts_with(line))
+            };
+            let all = host.entries("-t myapp");
+            let found = all.iter().find(is_its).unwrap_or_else(|| panic!("{line}: {all:?}"));
+            assert_eq!(found["_SYSTEMD_UNIT"], "myapp.service", "{found}");
+        }
     });
 }
 

@@ -17,8 +17,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::systemd::journal::{Entries, Priority};
 
 /// Begins logging, with an entry in the journal for each line if an app's service is named and our
-/// standard error is the journal's. `COHORTD_LOG` sets the level: `error`, `warn`, `info` (the default), `debug`,
-/// `trace`, also by module (`info,cohortd::route=trace`).
+/// standard error is the journal's. `COHORTD_LOG` sets the level: `error`, `warn`, `info` (the
+/// default), `debug`, `trace`, also by module (`info,cohortd::route=trace`).
 pub fn start(service: Option<&str>) {
     let wanted = std::env::var(LEVELS).ok().and_then(|text| text.parse::<Targets>().ok());
     let levels = wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));

@@ -361,8 +361,8 @@ impl Config {
         ConfigError::at(&self.file, &source, span, message)
     }
 
-    /// Checks a file's text, and no other file's; `file` names it in errors, and its folder is where relative paths
-    /// start.
+    /// Checks a file's text, and no other file's; `file` names it in errors, and its folder is where
+    /// relative paths start.
     ///
     /// # Errors
     /// The first thing wrong with it, with its place.

@@ -150,8 +150,8 @@ impl Process {
             printer.print(&mut child, slot);
         }
         let hearing = spawned.notify.map(|socket| own(hear(socket, id, shared.clone())));
-        let ended = Ended { child, pidfd: pidfd.clone(), group: pid, streams: spawned.streams };
-        tokio::spawn(ended.wait(worker.clone(), shared.clone()));
+        let ending = Ending { child, pidfd: pidfd.clone(), group: pid, streams: spawned.streams };
+        tokio::spawn(ending.wait(worker.clone(), shared.clone()));
         let mut process = Process {
             begun: Instant::now(),
             status: None,
@@ -392,15 +392,15 @@ async fn hear(socket: NotifySocket, id: WorkerId, shared: Shared) {
     socket.hear(on).await;
 }
 
-/// What is waited for when a process is to end.
-struct Ended {
+/// A process whose end is waited for.
+struct Ending {
     child: Child,
     pidfd: Arc<AsyncFd<OwnedFd>>,
     group: Pid,
     streams: Option<Streams>,
 }
 
-impl Ended {
+impl Ending {
     /// Tells that the process has ended as soon as it has, and then cleans up behind it.
     async fn wait(mut self, worker: Arc<Worker>, shared: Shared) {
         let until_reaped = shared.endings.token();
@@ -412,7 +412,7 @@ impl Ended {
             cgroup.kill();
         }
         if let Some(streams) = self.streams.take() {
-            streams.read().await;
+            streams.until_read().await;
         }
         let _ = self.child.wait().await;
         drop(until_reaped);

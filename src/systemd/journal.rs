@@ -99,7 +99,7 @@ impl Streams {
 
     /// Ends when journald has read what the worker has written, and knows whose it is: by a line
     /// of a process that is gone it can't tell the unit.
-    pub async fn read(&self) {
+    pub async fn until_read(&self) {
         let waits = |stream: &OwnedFd| sys::unsent(stream).is_ok_and(|bytes| bytes > 0);
         let read = async {
             while waits(&self.out) || waits(&self.err) {

@@ -77,11 +77,11 @@ impl Config {
 }
 
 /// The variables of a table that differ.
-fn variables<V: PartialEq>(
-    table: &str,
-    running: &BTreeMap<String, V>,
-    configured: &BTreeMap<String, V>,
-) -> impl Iterator<Item = Difference> {
+fn variables<'a, V: PartialEq>(
+    table: &'a str,
+    running: &'a BTreeMap<String, V>,
+    configured: &'a BTreeMap<String, V>,
+) -> impl Iterator<Item = Difference> + 'a {
     let names: BTreeSet<&String> = running.keys().chain(configured.keys()).collect();
     let hidden = |value: Option<&V>| value.map(|_| HIDDEN.to_owned());
     names.into_iter().filter(|name| running.get(*name) != configured.get(*name)).map(move |name| {
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn what_differs_is_said_with_what_it_takes() {
         let old = config(
-            "listen = [\"8080\"]\nworkers = 2\n[stop]\ndrain = \"5s\"\n[env]\nA = \"secret\"\nB = \"2\"",
+            "listen = [\"8080\"]\nworkers = 2\n[stop]\ndrain = \"5s\"\n[env_per_worker]\nP = \"{slot}\"\n[env]\nA = \"secret\"\nB = \"2\"",
         );
         let new = config(
             "listen = [\"8081\"]\nworkers = 2\n[reload]\nschedule = \"daily\"\n[env]\nA = \"hidden\"\nC = \"3\"",
@@ -151,6 +151,7 @@ mod tests {
                 "env.A (not shown) > (not shown) Reload",
                 "env.B (not shown) >  Reload",
                 "env.C  > (not shown) Reload",
+                "env_per_worker.P (not shown) >  Reload",
             ]
         );
         assert_eq!(new.differences(&new), []);

@@ -151,9 +151,9 @@ pub(super) fn environment(app: &mut App, context: &Context) -> Environment {
 /// Variables that differ between workers.
 fn per_worker(app: &mut App, env: &mut Environment) {
     if let Some(given) = app.take("increment_var") {
-        match text(&given.value).filter(|name| !name.is_empty()) {
+        match text(&given.value).filter(|name| can_be_set(name)) {
             Some(name) => {
-                let first = env.get(&name).and_then(|value| value.trim().parse::<u64>().ok());
+                let first = env.get(&name).and_then(|value| value.trim().parse::<u32>().ok());
                 let value = match first {
                     Some(first @ 1..) => format!("{{{first} + slot}}"),
                     _ => "{slot}".to_owned(),
@@ -170,12 +170,22 @@ fn per_worker(app: &mut App, env: &mut Environment) {
             None | Some("NODE_APP_INSTANCE") => {
                 app.replaced(&given, "NODE_APP_INSTANCE, which each worker has");
             }
+            Some(name) if !can_be_set(name) => app.dropped(&given, "no variable can be called so"),
             Some(name) => {
                 app.mapped(&given, &format!("[env_per_worker] {} = \"{{slot}}\"", bare(name)));
                 env.per_worker.insert(name.to_owned(), "{slot}".to_owned());
             }
         }
     }
+}
+
+/// Whether a configuration can have a variable of this name.
+fn can_be_set(name: &str) -> bool {
+    can_be_called(name) && !RESERVED.contains(&name)
+}
+
+fn can_be_called(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['=', '\0'])
 }
 
 fn count(vars: &Variables) -> String {
@@ -198,7 +208,7 @@ fn variables(app: &mut App, given: &Given) -> Option<Variables> {
             lost(NO_VALUE);
             continue;
         };
-        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+        if !can_be_called(name) || value.contains('\0') {
             lost("no variable can be called so or hold that");
         } else if RESERVED.contains(&name.as_str()) {
             let by = "cohortd, which sets it for each worker";

@@ -42,6 +42,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) log: Log,
     #[serde(default)]
+    pub(super) metrics: Metrics,
+    #[serde(default)]
     pub(super) env: Env,
     #[serde(default)]
     pub(super) profile: BTreeMap<String, Profile>,
@@ -154,6 +156,21 @@ pub(super) struct Tls {
 #[serde(deny_unknown_fields)]
 pub(super) struct Log {
     pub(super) access: Option<Text>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Metrics {
+    pub(super) listen: Option<Text>,
+    pub(super) prom_client: Option<Spanned<Toggle>>,
+}
+
+/// `prom_client`: a word, or yes or no.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected \"auto\", true or false")]
+pub(super) enum Toggle {
+    Switch(bool),
+    Word(String),
 }
 
 #[derive(Default, Deserialize)]

@@ -1,12 +1,13 @@
 //! The configuration: one TOML file an app, read whole and checked whole.
 //!
 //! `file` is the schema, `value` the small languages inside strings, `check` the way from there to
-//! [`Config`], `tls` that of one table, `fits` what does not go together. A key that this version can't honour yet is refused, never ignored.
+//! [`Config`], `tls` and `metrics` those of one table, `fits` what does not go together. A key that this version can't honour yet is refused, never ignored.
 
 mod check;
 mod error;
 mod file;
 mod fits;
+mod metrics;
 mod tls;
 mod value;
 
@@ -22,6 +23,7 @@ use crate::worker::wire::Framing;
 pub use error::ConfigError;
 use file::File;
 use hyper::header::HeaderName;
+pub use metrics::{Metrics, PromClient};
 pub use tls::{Pem, Tls};
 use toml::Spanned;
 pub use value::{Listen, Network};
@@ -68,6 +70,8 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// `[log] access`: whether there is a line for each request, in JSON. Default `off`.
     pub access_log: bool,
+    /// `[metrics]`.
+    pub metrics: Metrics,
     /// `[env]` and the chosen profile's over it.
     pub env: BTreeMap<String, String>,
 }

@@ -46,7 +46,7 @@ pub struct Reloaded {
 }
 
 /// How an app is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Its name.
     pub app: String,
@@ -66,7 +66,7 @@ pub struct Status {
 }
 
 /// How a worker is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStatus {
     /// Its number, never reused.
     pub id: u64,
@@ -88,6 +88,14 @@ pub struct WorkerStatus {
     pub in_flight: usize,
     /// Socket.IO sessions.
     pub sessions: usize,
+    /// Requests that it has answered through us.
+    pub requests: u64,
+    /// How long its event loop last took to answer, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_loop_delay: Option<f64>,
+    /// The processor time that it has taken, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<f64>,
 }
 
 /// The way to the supervisor. Cheap to clone.

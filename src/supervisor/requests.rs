@@ -4,6 +4,7 @@
 //! One reload at a time. Those that are asked for meanwhile are one reload that begins when it has
 //! ended, and reads the configuration only then.
 
+use super::counts::Ended;
 use super::fleet::{Exit, Failure, Generation, How, Outcome};
 use super::handle::{Reloaded, Reply, Request, Scale, Status, WorkerStatus};
 use super::output::Output;
@@ -71,7 +72,8 @@ impl Supervisor {
             return;
         }
         self.reloading = std::mem::take(&mut self.to_reload);
-        match self.read_anew() {
+        let read = self.read_anew();
+        match read.and_then(|read| self.metrics.prepare(&read.0).map(|()| read)) {
             Ok((config, tls)) => {
                 self.last = Generation(self.last.0 + 1);
                 let release = Release::new(config, tls, self.output);
@@ -79,7 +81,7 @@ impl Supervisor {
                 self.fleet.roll(self.last, release.policy(), release.config.workers);
                 self.releases.insert(self.last, release);
             }
-            Err(error) => self.reload_failed(error),
+            Err(error) => self.reload_failed(error, Ended::Refused),
         }
     }
 
@@ -124,6 +126,8 @@ impl Supervisor {
                 self.serving = outcome.generation;
                 let release = &self.releases[&self.serving];
                 self.shared.front.configure(&release.config, release.tls.clone());
+                self.metrics.follow(&release.config);
+                self.shared.counts.reloads.count(Ended::Done);
                 tracing::info!(generation = self.serving.0, "reloaded");
                 self.last_reload_error = None;
                 let reloaded = Reloaded { generation: self.serving.0 };
@@ -153,10 +157,11 @@ impl Supervisor {
                     (How::Stopped, _) => unreachable!("taken above"),
                 };
                 let generation = outcome.generation;
-                self.reload_failed(format!(
+                let error = format!(
                     "generation {generation} was given up: {what}. Generation {} serves on",
                     self.serving
-                ));
+                );
+                self.reload_failed(error, Ended::RolledBack);
             }
         }
         let used: Vec<Generation> = self.processes.values().map(|p| p.generation).collect();
@@ -164,7 +169,9 @@ impl Supervisor {
         self.releases.retain(|generation, _| *generation == serving || used.contains(generation));
     }
 
-    fn reload_failed(&mut self, error: String) {
+    fn reload_failed(&mut self, error: String, ended: Ended) {
+        self.metrics.forget();
+        self.shared.counts.reloads.count(ended);
         tracing::error!(error, "not reloaded");
         for reply in self.reloading.drain(..) {
             let _ = reply.send(Err(error.clone()));
@@ -204,6 +211,9 @@ impl Supervisor {
                 status: process.status.clone(),
                 in_flight: process.upstream.in_flight(),
                 sessions: self.shared.front.sessions_of(*id),
+                requests: process.upstream.requests(),
+                event_loop_delay: process.worker.event_loop_delay().map(|d| d.as_secs_f64()),
+                cpu: process.worker.cpu().map(|time| time.as_secs_f64()),
             })
             .collect();
         workers.sort_by_key(|worker| (worker.slot, worker.id));

@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::counts::{Cause, Counts};
 use super::fleet::{Action, Exit, Fleet, Generation, Startup, Why};
 use super::handle::{Reloaded, Reply, Request, Status};
 use super::health::Ill;
@@ -18,6 +19,7 @@ use super::output::{Output, Printer};
 use super::phase::{Phase, drained};
 use super::process::{Event, Process, Shared};
 use super::release::Release;
+use super::scrape::{Metrics, Scrape};
 use super::servers::Servers;
 use crate::config::{Config, Deliver, OnHang, StopMethod};
 use crate::listen::{Place, Socket};
@@ -64,7 +66,15 @@ pub async fn run(
     let front = Front::new(&config, tls.clone(), places.clone())
         .map_err(|source| RunError::Setup { what: "open the private listener", source })?;
     let delegated = delegated.map(Arc::new);
-    let shared = Shared { front: Arc::new(front), relay: Arc::default(), delegated, events };
+    let shared = Shared {
+        front: Arc::new(front),
+        relay: Arc::default(),
+        counts: Arc::new(Counts::default()),
+        prom_client: Arc::default(),
+        delegated,
+        events,
+    };
+    let (metrics, scrapes) = Metrics::serve(&config, &shared);
     let mut servers = Servers::new(places.clone(), config.directory.clone());
     if config.route.deliver == Deliver::Shared {
         servers
@@ -87,12 +97,13 @@ pub async fn run(
         to_reload: Vec::new(),
         scaling: VecDeque::new(),
         printer: (output == Output::Prefixed).then(Printer::start),
+        metrics,
         output,
         sockets,
         places,
         shared,
     };
-    supervisor.run(inbox, requests).await
+    supervisor.run(inbox, requests, scrapes).await
 }
 
 /// The generation that an app begins with.
@@ -127,6 +138,7 @@ pub(super) struct Supervisor {
     /// Who waits until so many workers serve and nobody else is left.
     pub(super) scaling: VecDeque<(usize, Reply<Status>)>,
     printer: Option<Printer>,
+    pub(super) metrics: Metrics,
 }
 
 impl Supervisor {
@@ -134,6 +146,7 @@ impl Supervisor {
         mut self,
         mut inbox: mpsc::UnboundedReceiver<(WorkerId, Event)>,
         mut requests: mpsc::Receiver<Request>,
+        mut scrapes: mpsc::Receiver<Scrape>,
     ) -> Result<(), RunError> {
         let signals = |kind| {
             signal(kind).map_err(|source| RunError::Setup { what: "watch for signals", source })
@@ -179,6 +192,7 @@ impl Supervisor {
                 }
                 () = until(deadline) => {}
                 Some(request) = requests.recv() => self.on_request(request, &phase),
+                Some(scrape) = scrapes.recv() => self.on_scrape(scrape),
                 _ = hangup.recv() => self.on_hangup(&phase),
                 _ = terminate.recv() => phase = self.stop(phase),
                 _ = interrupt.recv() => phase = self.stop(phase),
@@ -225,6 +239,7 @@ impl Supervisor {
     }
 
     fn start(&mut self, slot: usize, id: WorkerId, generation: Generation) {
+        self.shared.counts.start();
         let release = &self.releases[&generation];
         match Process::start(release, id, slot, generation, &self.shared, self.printer.as_ref()) {
             Ok(process) => {
@@ -235,12 +250,14 @@ impl Supervisor {
             Err(error) => {
                 tracing::error!(worker = id.0, slot, %error, "not started");
                 self.last_failure = Some((id, format!("{error}.")));
+                self.shared.counts.ended.count(Cause::NotStarted);
                 self.fleet.exited(id, Exit::NotStarted, self.now());
             }
         }
     }
 
     fn drain(&mut self, id: WorkerId) {
+        self.ends(id, self.why_it_leaves(id));
         let Some(process) = self.processes.get_mut(&id) else { return };
         tracing::info!(worker = id.0, slot = process.worker.slot, "draining");
         process.drain(&self.shared);
@@ -253,6 +270,7 @@ impl Supervisor {
     }
 
     fn ask(&mut self, id: WorkerId, way: usize) {
+        self.ends(id, Cause::Stop); // else it was drained, or is ill
         self.shared.front.remove(id);
         let Some(process) = self.processes.get(&id) else { return };
         // A reload may have changed how many ways there are.
@@ -268,6 +286,11 @@ impl Supervisor {
     }
 
     fn kill(&mut self, id: WorkerId, why: Why) {
+        match why {
+            Why::NotReady => self.ends(id, Cause::NotReady),
+            Why::GivenUp => self.ends(id, self.why_it_leaves(id)),
+            Why::NotStopped | Why::Unwell => {} // that has a cause already
+        }
         self.shared.front.remove(id);
         let Some(process) = self.processes.get(&id) else { return };
         match why {
@@ -357,6 +380,7 @@ impl Supervisor {
                     Ok(()) => self.fleet.hung_up(id, now),
                     Err(error) => {
                         tracing::error!(worker = id.0, %error, "killed");
+                        process.ends.get_or_insert((&error).into());
                         process.kill();
                     }
                 }
@@ -388,6 +412,7 @@ impl Supervisor {
         }
         tracing::error!(worker = id.0, slot = process.worker.slot, %ill, "unwell; killed");
         self.last_failure = Some((id, format!("Worker {id} was unwell: {ill}.")));
+        self.ends(id, ill.into());
         self.shared.front.remove(id);
     }
 
@@ -398,6 +423,7 @@ impl Supervisor {
         }
         let used = format!("{} MiB", used >> 20);
         tracing::warn!(worker = id.0, used, "uses more than [memory] recycle_at: replaced");
+        self.ends(id, Cause::Memory);
         let reason = format!("Worker {id} used {used} ([memory] recycle_at).");
         self.last_failure = Some((id, reason));
     }
@@ -411,6 +437,8 @@ impl Supervisor {
         let Some(process) = self.processes.remove(&id) else { return };
         let slot = process.worker.slot;
         process.worker.hang_up();
+        self.shared.counts.ended.count(process.ends.unwrap_or(exit.into()));
+        process.upstream.counts.leave(process.worker.last_cpu());
         if expected {
             tracing::info!(worker = id.0, slot, %exit, "stopped");
         } else {

@@ -61,6 +61,8 @@ pub enum Incoming<'a> {
     SessionClosed(&'a str),
     /// @socket.io/cluster-adapter: a packet for other workers.
     Adapter(Packet<'a>),
+    /// prom-client: the metrics that it was asked for; read it with [`crate::metrics::prom_client`].
+    Metrics,
     /// A message of the app's own.
     App,
 }
@@ -125,6 +127,7 @@ pub fn classify<'k>(keys: &'k Keys<'_>) -> Incoming<'k> {
     match (keys.kind.str(), keys.data.str()) {
         (Some("sticky:connection"), Some(sid)) => Incoming::SessionOpened(sid),
         (Some("sticky:disconnection"), Some(sid)) => Incoming::SessionClosed(sid),
+        (Some("prom-client:getMetricsRes"), _) => Incoming::Metrics,
         _ => Incoming::App,
     }
 }
@@ -193,6 +196,7 @@ mod tests {
                 r#"{"source":"_sio_adapter","type":9,"data":{"requestId":"r","workerId":2,"sockets":[{"workerId":7}]}}"#,
                 "Adapter(Worker { kind: 9, requester: Some(2) })",
             ),
+            (r#"{"type":"prom-client:getMetricsRes","requestId":7,"metrics":[[]]}"#, "Metrics"),
             // the app's own, however close they look
             (r#"{"type":"sticky:connection","data":{"a":1}}"#, "App"),
             (r#"{"cmd":"NODE_CLUSTER"}"#, "App"),

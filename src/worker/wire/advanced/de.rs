@@ -305,6 +305,20 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
         }
     }
 
+    /// An array that has ever had holes, as one of `new Array(n)`, is written like an object.
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        if self.peek_tag()? != b'a' {
+            return self.deserialize_any(visitor);
+        }
+        self.at += 1;
+        self.varint()?;
+        self.deeper(|r| {
+            let value = visitor.visit_seq(Sparse { reader: r })?;
+            r.skip_pairs(b'@', 2)?;
+            Ok(value)
+        })
+    }
+
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         self.skip()?;
         visitor.visit_unit()
@@ -320,7 +334,7 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
 
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit
-        unit_struct seq tuple tuple_struct map struct enum identifier
+        unit_struct tuple tuple_struct map struct enum identifier
     }
 }
 
@@ -351,6 +365,25 @@ impl<'de> MapAccess<'de> for Pairs<'_, 'de> {
     }
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
         seed.deserialize(&mut *self.reader)
+    }
+}
+
+/// Elements that have their places before them; named properties may follow.
+struct Sparse<'r, 'a> {
+    reader: &'r mut Reader<'a>,
+}
+
+impl<'de> SeqAccess<'de> for Sparse<'_, 'de> {
+    type Error = Error;
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, Error> {
+        if !matches!(self.reader.peek_tag()?, b'I' | b'U' | b'N') {
+            return Ok(None);
+        }
+        self.reader.token()?;
+        seed.deserialize(&mut *self.reader).map(Some)
     }
 }
 

@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::app::{App, Spec, client, free_port, kill, until};
+use crate::app::{App, Spec, client, free_port, js, kill, until};
 use crate::languages::installed;
 use crate::raw::{Answer, Wire, get};
 use crate::reload::{ok, refused};
@@ -285,6 +286,47 @@ fn ends_of_workers_have_their_causes() {
 }
 
 #[test]
+fn ill_workers_and_broken_releases_have_their_causes() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let health = folder.path().join("health");
+    let tables = "[health]\nhttp = \"/healthz\"\nevery = \"200ms\"\nfail_after = 1\n\
+                  [ready]\ntimeout = \"4s\"\n[reload]\ncanary = \"0s\"\n[stop]\ndrain = \"1s\"\n\
+                  [limits]\nconnections = 1";
+    let spec = Spec::new("ill.js").workers(1).env("HEALTH", health.display());
+    let scraped = Scraped::start(spec, tables);
+    let app = &scraped.app;
+    let ended = |cause| scraped.read().value("cohortd_workers_ended_total", &[("cause", cause)]);
+    fs::write(&health, "500").expect("written");
+    scraped.becomes("cohortd_workers_ended_total", &[("cause", "health")], 1.0);
+    fs::write(&health, "200").expect("written");
+    scraped.becomes("cohortd_workers", &[("state", "ready")], 1.0);
+    let before = ended("health");
+
+    let idle = folder.path().join("idle.js");
+    fs::write(&idle, "setInterval(() => {}, 1e6)").expect("written");
+    let script = js().join("apps/ill.js").display().to_string();
+    let idle = idle.display().to_string();
+    app.change(&script, &idle);
+    refused(app, &["reload"]);
+    app.change("exec = [\"", "exec = [\"/nonesuch");
+    refused(app, &["reload"]);
+    app.change("/nonesuch", "");
+    app.change(&idle, &script);
+    // Node itself takes more.
+    app.change("[limits]", "[memory]\nrecycle_at = \"16M\"\n[limits]");
+    ok(app, &["reload"]);
+    scraped.becomes("cohortd_workers_ended_total", &[("cause", "memory")], 1.0);
+    let causes = ["not_ready", "not_started", "reload", "health", "exit"];
+    assert_eq!(causes.map(ended), [1.0, 1.0, 1.0, before, 0.0], "{}", app.log());
+
+    let mut first = Wire::open(app.address());
+    assert_eq!(first.get("/whoami").status, 200);
+    assert_eq!(get(app.address(), "/whoami").status, 503);
+    let limit = [("reason", "limit")];
+    assert_eq!(scraped.read().value("cohortd_connections_refused_total", &limit), 1.0);
+}
+
+#[test]
 fn workers_are_measured() {
     let scraped = Scraped::start(Spec::new("ill.js"), "");
     let app = &scraped.app;
@@ -307,6 +349,18 @@ fn workers_are_measured() {
     assert!(until(|| seen(last, "0") > 1.0), "{}", text(&scraped.at, TEXT));
     kill("CONT", stopped);
     assert!(until(|| seen(last, "0") < 1.0), "{}", text(&scraped.at, TEXT));
+    // The control socket says the same.
+    let mut control =
+        UnixStream::connect(format!("/run/cohortd/{}/control", app.name())).expect("its user may");
+    control.write_all(b"{\"method\":\"org.cohortd.App.Status\"}\0").expect("written");
+    let mut answer = Vec::new();
+    BufReader::new(control).read_until(0, &mut answer).expect("an answer");
+    answer.pop();
+    let status: serde_json::Value = serde_json::from_slice(&answer).expect("JSON");
+    let workers = status["parameters"]["workers"].as_array().expect("workers");
+    let sum = |key: &str| workers.iter().filter_map(|worker| worker[key].as_f64()).sum::<f64>();
+    assert_eq!(sum("requests"), 1.0, "{status}");
+    assert!(sum("cpu") > 0.5 && sum("event_loop_delay") > 0.0, "{status}");
     // What a worker has taken stays when it is gone.
     let both = |page: &Page| page.value(cpu, &[]);
     let before = both(&scraped.read());
@@ -346,7 +400,7 @@ fn a_reload_moves_them() {
     let scraped = Scraped::start(Spec::new("web.js").workers(1), "[reload]\ncanary = \"0s\"");
     let (app, at) = (&scraped.app, &scraped.at);
     let reached = |at: &str| match at.strip_prefix('/') {
-        Some(_) => std::os::unix::net::UnixStream::connect(at).is_ok(),
+        Some(_) => UnixStream::connect(at).is_ok(),
         None => std::net::TcpStream::connect(at).is_ok(),
     };
     ask(app, "/whoami", 3);

@@ -44,6 +44,8 @@ enum Token<'a> {
     },
     /// This many elements, then named properties.
     Dense(u64),
+    /// Elements with their indices, as pairs: an array that has holes, or might have.
+    Sparse(u64),
     /// Elements up to the end tag, then one count.
     Set,
     /// A tag that only announces the value after it (host objects, boxed strings).
@@ -142,10 +144,7 @@ impl<'a> Reader<'a> {
                 Token::Undefined
             }
             b'o' => Token::Pairs { end: b'{', counts: 1 },
-            b'a' => {
-                self.varint()?;
-                Token::Pairs { end: b'@', counts: 2 }
-            }
+            b'a' => Token::Sparse(self.varint()?),
             b';' => Token::Pairs { end: b':', counts: 1 },
             b'A' => Token::Dense(self.varint()?),
             b'\'' => Token::Set,
@@ -212,6 +211,7 @@ impl<'a> Reader<'a> {
     fn skip(&mut self) -> Result<(), Error> {
         match self.token()? {
             Token::Pairs { end, counts } => self.deeper(|r| r.skip_pairs(end, counts)),
+            Token::Sparse(_) => self.deeper(|r| r.skip_pairs(b'@', 2)),
             Token::Dense(n) => self.deeper(|r| {
                 for _ in 0..n {
                     r.skip()?;
@@ -241,6 +241,23 @@ impl<'a> Reader<'a> {
         self.counts(counts)
     }
 
+    /// Whether a sparse array of so many elements has each of them, in order, and nothing else. One
+    /// that Node itself has received is written so.
+    fn is_full(&mut self, length: u64) -> Result<bool, Error> {
+        let at = self.at;
+        let mut index = 0;
+        let is_full = loop {
+            match self.peek_tag()? {
+                b'@' => break index == length,
+                _ if !matches!(self.token()?, Token::Int(n) if n as u64 == index) => break false,
+                _ => self.skip()?,
+            }
+            index += 1;
+        };
+        self.at = at;
+        Ok(is_full)
+    }
+
     fn skip_error(&mut self) -> Result<(), Error> {
         loop {
             match self.byte()? {
@@ -267,6 +284,15 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
             Token::Pairs { end, counts } => self.deeper(|r| {
                 let value = visitor.visit_map(Pairs { reader: r, end })?;
                 r.skip_pairs(end, counts)?;
+                Ok(value)
+            }),
+            Token::Sparse(n) => self.deeper(|r| {
+                let value = if r.is_full(n)? {
+                    visitor.visit_seq(Numbered { reader: r })?
+                } else {
+                    visitor.visit_map(Pairs { reader: r, end: b'@' })?
+                };
+                r.skip_pairs(b'@', 2)?;
                 Ok(value)
             }),
             Token::Dense(n) => self.deeper(|r| {
@@ -305,20 +331,6 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
         }
     }
 
-    /// An array that has ever had holes, as one of `new Array(n)`, is written like an object.
-    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        if self.peek_tag()? != b'a' {
-            return self.deserialize_any(visitor);
-        }
-        self.at += 1;
-        self.varint()?;
-        self.deeper(|r| {
-            let value = visitor.visit_seq(Sparse { reader: r })?;
-            r.skip_pairs(b'@', 2)?;
-            Ok(value)
-        })
-    }
-
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         self.skip()?;
         visitor.visit_unit()
@@ -334,7 +346,7 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
 
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit
-        unit_struct tuple tuple_struct map struct enum identifier
+        unit_struct seq tuple tuple_struct map struct enum identifier
     }
 }
 
@@ -368,25 +380,6 @@ impl<'de> MapAccess<'de> for Pairs<'_, 'de> {
     }
 }
 
-/// Elements that have their places before them; named properties may follow.
-struct Sparse<'r, 'a> {
-    reader: &'r mut Reader<'a>,
-}
-
-impl<'de> SeqAccess<'de> for Sparse<'_, 'de> {
-    type Error = Error;
-    fn next_element_seed<T: DeserializeSeed<'de>>(
-        &mut self,
-        seed: T,
-    ) -> Result<Option<T::Value>, Error> {
-        if !matches!(self.reader.peek_tag()?, b'I' | b'U' | b'N') {
-            return Ok(None);
-        }
-        self.reader.token()?;
-        seed.deserialize(&mut *self.reader).map(Some)
-    }
-}
-
 struct Items<'r, 'a> {
     reader: &'r mut Reader<'a>,
     /// How many are left; a set is not counted but ends in a tag.
@@ -405,6 +398,25 @@ impl<'de> SeqAccess<'de> for &mut Items<'_, 'de> {
             None if self.reader.peek_tag()? == b',' => return Ok(None),
             None => {}
         }
+        seed.deserialize(&mut *self.reader).map(Some)
+    }
+}
+
+/// The elements of a sparse array that is full.
+struct Numbered<'r, 'a> {
+    reader: &'r mut Reader<'a>,
+}
+
+impl<'de> SeqAccess<'de> for Numbered<'_, 'de> {
+    type Error = Error;
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, Error> {
+        if self.reader.peek_tag()? == b'@' {
+            return Ok(None);
+        }
+        self.reader.skip()?; // its index
         seed.deserialize(&mut *self.reader).map(Some)
     }
 }

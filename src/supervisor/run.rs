@@ -289,7 +289,9 @@ impl Supervisor {
         match why {
             Why::NotReady => self.ends(id, Cause::NotReady),
             Why::GivenUp => self.ends(id, self.why_it_leaves(id)),
-            Why::NotStopped | Why::Unwell => {} // that has a cause already
+            // It has left by itself, unless there is a cause already.
+            Why::NotStopped => self.ends(id, Cause::Exit),
+            Why::Unwell => {}
         }
         self.shared.front.remove(id);
         let Some(process) = self.processes.get(&id) else { return };

@@ -13,6 +13,7 @@
 //! | [`route`] | a client's connection: its head, its session, its worker; proxied or handed over |
 //! | [`worker`] | a worker process: how it is started, and its IPC channel, down to the wire |
 //! | [`relay`] | packets of the Socket.IO cluster adapter, from each worker to the others |
+//! | [`metrics`] | what monitoring systems are told, and the HTTP by which they ask |
 //! | [`supervisor`] | which workers there should be, and the loop that joins everything |
 //! | [`systemd`] | what systemd and its journal are told |
 //! | [`places`] | where a running app keeps its sockets and files |
@@ -23,6 +24,8 @@
 //!
 //! What decides is pure (`config::Template`, `route::{affinity, head, table, websocket}`, `worker::wire`,
 //! `supervisor::fleet`, `relay::{fanout, envelope}`): no clock, no runtime, no system call; a test sees to it. The
+//! What decides is pure (`route::{affinity, head, table, websocket}`, `worker::wire`, `supervisor::fleet`,
+//! `relay::{fanout, envelope}`, `metrics::{text, prom_client}`): no clock, no runtime, no system call; a test sees to it. The
 //! others do what was decided.
 
 pub mod config;
@@ -31,6 +34,7 @@ pub mod ctl;
 pub mod exit;
 pub mod listen;
 pub mod log;
+pub mod metrics;
 pub mod places;
 pub mod relay;
 pub mod route;

@@ -290,7 +290,11 @@ pub fn open(listen: &[Listen], inherited: Inherited) -> Result<Vec<Socket>, List
     Ok(sockets)
 }
 
-fn bind(on: &Listen) -> Result<Socket, ListenError> {
+/// A socket of our own for an entry.
+///
+/// # Errors
+/// It can't be bound.
+pub fn bind(on: &Listen) -> Result<Socket, ListenError> {
     let bound = match on {
         Listen::Port(port) => tcp(None, *port, false, BACKLOG).map(Socket::Tcp),
         Listen::Addr(addr) => tcp(Some(addr.ip()), addr.port(), true, BACKLOG).map(Socket::Tcp),

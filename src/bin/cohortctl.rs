@@ -16,6 +16,7 @@ use cohortd::ctl::logs::Logs;
 use cohortd::ctl::remove::Remove;
 use cohortd::ctl::running::{Reload, ScaleTo};
 use cohortd::ctl::show::Show;
+use cohortd::ctl::top::Top;
 use cohortd::ctl::workers::{Restart, SendMessage, SendSignal, TriggerAction};
 use cohortd::exit;
 
@@ -32,6 +33,7 @@ enum Command {
     #[command(visible_alias = "list")]
     Ls(List),
     Show(Show),
+    Top(Top),
     Add(Add),
     Remove(Remove),
     Import(Import),
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         None => List::default().run(),
         Some(Command::Ls(list)) => list.run(),
         Some(Command::Show(show)) => show.run(),
+        Some(Command::Top(top)) => top.run(),
         Some(Command::Add(add)) => add.run(),
         Some(Command::Remove(remove)) => remove.run(),
         Some(Command::Import(import)) => import.run(),

@@ -69,6 +69,7 @@ impl Check<'_> {
             exec,
             directory,
             tls: self.tls(&raw.tls, &listen, kind)?,
+            metrics: self.metrics(&raw.metrics, &listen, kind)?,
             listen,
             workers: self.workers(&raw.workers)?,
             framing: self

@@ -43,6 +43,8 @@ pub(super) struct File {
     pub(super) log: Log,
     pub(super) env_file: Option<Spanned<Files>>,
     #[serde(default)]
+    pub(super) metrics: Metrics,
+    #[serde(default)]
     pub(super) env: Env,
     #[serde(default)]
     pub(super) env_per_worker: Env,
@@ -166,6 +168,21 @@ pub(super) struct Tls {
 pub(super) struct Log {
     pub(super) access: Option<Text>,
     pub(super) stderr: Option<Text>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Metrics {
+    pub(super) listen: Option<Text>,
+    pub(super) prom_client: Option<Spanned<Toggle>>,
+}
+
+/// `prom_client`: a word, or yes or no.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected \"auto\", true or false")]
+pub(super) enum Toggle {
+    Switch(bool),
+    Word(String),
 }
 
 #[derive(Default, Deserialize)]

@@ -1,8 +1,9 @@
 //! The configuration: one TOML file an app, read whole and checked whole.
 //!
 //! `file` is the schema, `value` and `template` the small languages inside strings, `check` the way from
-//! there to [`Config`], `env` and `tls` that of some tables, `fits` what does not go together, `env_file`
-//! what other files say, `differ` in what two readings differ. A key that this version can't honour yet is refused, never ignored.
+//! there to [`Config`], `env`, `metrics` and `tls` that of some tables, `fits` what does not go together,
+//! `env_file` what other files say, `differ` in what two readings differ. A key that this version can't
+//! honour yet is refused, never ignored.
 
 mod check;
 mod differ;
@@ -11,6 +12,7 @@ mod env_file;
 mod error;
 mod file;
 mod fits;
+mod metrics;
 mod template;
 mod tls;
 mod value;
@@ -31,6 +33,7 @@ pub use env_file::EnvFile;
 pub use error::ConfigError;
 use file::File;
 use hyper::header::HeaderName;
+pub use metrics::{Metrics, PromClient};
 pub use template::Template;
 pub use tls::{Pem, Tls};
 use toml::Spanned;
@@ -85,6 +88,9 @@ pub struct Config {
     pub env_files: Vec<EnvFile>,
     /// `[env]` and the chosen profile's over it; where the configuration was loaded, over those of
     /// [`Config::env_files`].
+    /// `[metrics]`.
+    pub metrics: Metrics,
+    /// `[env]` and the chosen profile's over it.
     pub env: BTreeMap<String, String>,
     /// `[env_per_worker]`: what differs by slot, over all others.
     pub env_per_worker: BTreeMap<String, Template>,

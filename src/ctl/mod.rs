@@ -15,6 +15,7 @@ mod save;
 mod schedule;
 pub mod show;
 mod target;
+pub mod top;
 mod units;
 pub mod workers;
 

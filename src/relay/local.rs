@@ -1,6 +1,7 @@
 //! The relay between the workers of this process: frames go on as the bytes they came as.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -15,6 +16,26 @@ use crate::worker::{Worker, WorkerId};
 #[derive(Debug, Default)]
 pub struct Relay {
     state: Mutex<State>,
+    counts: Counts,
+}
+
+/// What it has done so far.
+#[derive(Debug, Default)]
+struct Counts {
+    packets: AtomicU64,
+    deliveries: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// What a relay has done so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Relayed {
+    /// Packets that workers have sent.
+    pub packets: u64,
+    /// How often one has gone on to a worker.
+    pub deliveries: u64,
+    /// The bytes of all that.
+    pub bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +70,7 @@ impl Relay {
     /// Sends a worker's packet to whom it is for.
     pub fn forward(&self, from: &Worker, packet: &Packet<'_>, frame: &Bytes) {
         let mut state = self.lock();
+        self.counts.packets.fetch_add(1, Ordering::Relaxed);
         let mut recipients = std::mem::take(&mut state.recipients);
         state.members.route(from.id, packet, &mut recipients);
         for id in recipients.drain(..) {
@@ -56,9 +78,19 @@ impl Relay {
                 && worker.framing() == from.framing()
             {
                 worker.send_frame(frame.clone());
+                self.counts.deliveries.fetch_add(1, Ordering::Relaxed);
+                self.counts.bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
             }
         }
         state.recipients = recipients;
+    }
+
+    /// What it has done so far.
+    pub fn relayed(&self) -> Relayed {
+        let Counts { packets, deliveries, bytes } = &self.counts;
+        let [packets, deliveries, bytes] =
+            [packets, deliveries, bytes].map(|count| count.load(Ordering::Relaxed));
+        Relayed { packets, deliveries, bytes }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {

@@ -4,4 +4,4 @@ pub mod envelope;
 pub mod fanout;
 mod local;
 
-pub use local::Relay;
+pub use local::{Relay, Relayed};

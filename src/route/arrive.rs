@@ -12,6 +12,7 @@ use tokio_util::either::Either;
 use super::affinity::Affinity;
 use super::ahead::Ahead;
 use super::choose::{affinity_of_head, affinity_of_peer};
+use super::counts::Refused;
 use super::front::{Front, Settings};
 use super::given::{Origin, Speaks};
 use super::half_close::FromClient;
@@ -52,6 +53,7 @@ impl Front {
             };
             match accepted {
                 Ok((client, address)) => {
+                    self.counts.accept();
                     let peer = self.peer(address);
                     let connection = self.clone().connection(id, client, peer);
                     self.connections.spawn(connection);
@@ -92,6 +94,7 @@ impl Front {
         let spoken = |tls: &&Tls| tls.is_spoken_at(&self.places[listener.0]);
         let tls = settings.tls.as_ref().filter(spoken);
         let Some(_place) = self.admission.admit(limits, one) else {
+            self.counts.refused.count(Refused::Limit);
             // One that expects a handshake would not understand it.
             if route.protocol == Protocol::Http && tls.is_none() {
                 refuse(&mut client, "503 Service Unavailable").await;
@@ -112,7 +115,7 @@ impl Front {
         match opening.await {
             Ok(Ok(opening)) => self.begin(&settings, listener, client, peer, opening).await,
             Ok(Err(_)) => {} // it went away
-            Err(_late) => refuse(&mut client, Refusal::Late.status()).await,
+            Err(_late) => self.refuse(&mut client, Refusal::Late).await,
         }
     }
 
@@ -133,13 +136,15 @@ impl Front {
         {
             Ok(Ok(Either::Left(client))) => Ahead::new(client),
             Ok(Ok(Either::Right(mut client))) => {
+                self.counts.refused.count(Refused::Tls);
                 return refuse_saying(&mut client, "400 Bad Request", NO_TLS).await;
             }
             Ok(Err(error)) => {
+                self.counts.refused.count(Refused::Tls);
                 // It has been told, if it has said anything.
                 return tracing::debug!(client = ?peer.address, %error, "no TLS handshake");
             }
-            Err(_late) => return,
+            Err(_late) => return self.counts.refused.count(Refused::Late),
         };
         let read = |bytes: &[u8]| match head::look(bytes, limits.head_size) {
             Opening::Partial => None,
@@ -150,10 +155,10 @@ impl Front {
                 proxy::serve(self.clone(), listener, client, peer, ends, limits, None).await;
             }
             // HTTP/2, though that was not agreed on, or TLS once more.
-            Ok(Ok(Opening::Whole)) => refuse(&mut client, Refusal::Malformed.status()).await,
-            Ok(Ok(Opening::Refused(refusal))) => refuse(&mut client, refusal.status()).await,
+            Ok(Ok(Opening::Whole)) => self.refuse(&mut client, Refusal::Malformed).await,
+            Ok(Ok(Opening::Refused(refusal))) => self.refuse(&mut client, refusal).await,
             Ok(Ok(Opening::Partial) | Err(_)) => {} // it went away
-            Err(_late) => refuse(&mut client, Refusal::Late.status()).await,
+            Err(_late) => self.refuse(&mut client, Refusal::Late).await,
         }
     }
 
@@ -212,10 +217,16 @@ impl Front {
                 return proxy::serve(self.clone(), listener, client, peer, ends, limits, last_word)
                     .await;
             }
-            Opening::Refused(refusal) => return refuse(&mut client, refusal.status()).await,
+            Opening::Refused(refusal) => return self.refuse(&mut client, refusal).await,
             Opening::Partial => return,
         };
         handoff::hand_over(self, listener, client, &session, affinity, speaks).await;
+    }
+
+    /// Refuses a connection for how its first head is.
+    async fn refuse(&self, client: &mut (impl AsyncRead + AsyncWrite + Unpin), refusal: Refusal) {
+        self.counts.refused.count(refusal.into());
+        refuse(client, refusal.status()).await;
     }
 
     /// Where a connection came from that a worker has accepted itself.
@@ -254,6 +265,7 @@ impl Front {
             Ok(Ok(address @ Some(_))) => Some(self.peer(address)),
             Ok(Ok(None)) => Some(proxy),
             Ok(Err(error)) if error.kind() == io::ErrorKind::Other => {
+                self.counts.refused.count(Refused::ProxyHeader);
                 SAID.call_once(|| {
                     tracing::warn!(proxy = ?proxy.address, "a connection of a trusted proxy was \
                         closed: it has no PROXY header, and [route] proxy_protocol is on (said \

@@ -10,6 +10,7 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::admission::network_of;
 use super::affinity::{self, Affinity};
+use super::counts::Miss;
 use super::front::Front;
 use super::head::{self, Session};
 use super::peer::Peer;
@@ -94,9 +95,11 @@ impl Front {
         if settings.route.sticky != Sticky::Off
             && let Session::Of(sid) = session
             && let Some(id) = self.session_worker(sid).await
-            && let Some(upstream) = self.workers.borrow().iter().find(|u| u.worker.id == id)
         {
-            return Some(upstream.clone());
+            if let Some(upstream) = self.workers.borrow().iter().find(|u| u.worker.id == id) {
+                return Some(upstream.clone());
+            }
+            self.counts.misses.count(Miss::Gone);
         }
         let balance = settings.route.balance;
         if let Some(upstream) = self.pick(listener, balance, affinity, work, unreached) {
@@ -177,6 +180,7 @@ impl Front {
         let waiting = {
             let mut parked = lock(&self.parked);
             if parked.len() >= MAX_PARKED {
+                self.counts.misses.count(Miss::Crowded);
                 return None;
             }
             parked.entry(sid.to_owned()).or_default().clone()
@@ -191,7 +195,11 @@ impl Front {
         }
         let _ = tokio::time::timeout(PARK, notified).await;
         lock(&self.parked).remove(sid);
-        find()
+        let id = find();
+        if id.is_none() {
+            self.counts.misses.count(Miss::Unknown);
+        }
+        id
     }
 }
 

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::access_log::AccessLog;
 use super::admission::Admission;
+use super::counts::{Counts, SlotCounts};
 use super::given::Speaks;
 use super::head::Session;
 use super::pair::Pairs;
@@ -70,6 +71,10 @@ pub struct Front {
     pub(super) turn: AtomicUsize,
     pub(super) begun: Instant,
     pub(super) admission: Admission,
+    /// What has come here.
+    pub counts: Counts,
+    /// What each slot's workers have done.
+    slots: Mutex<Vec<Arc<SlotCounts>>>,
     pub(super) stop: CancellationToken,
     pub(super) accepting: TaskTracker,
     pub(super) connections: TaskTracker,
@@ -94,6 +99,8 @@ impl Front {
             turn: AtomicUsize::new(0),
             begun: Instant::now(),
             admission: Admission::default(),
+            counts: Counts::default(),
+            slots: Mutex::default(),
             stop: CancellationToken::new(),
             accepting: TaskTracker::new(),
             connections: TaskTracker::new(),
@@ -146,6 +153,25 @@ impl Front {
     /// How many sessions live in a worker.
     pub fn sessions_of(&self, worker: WorkerId) -> usize {
         lock(&self.sessions).count(worker)
+    }
+
+    /// What the workers of a slot do is counted here.
+    pub fn slot(&self, at: usize) -> Arc<SlotCounts> {
+        let mut slots = lock(&self.slots);
+        while slots.len() <= at {
+            slots.push(Arc::default());
+        }
+        slots[at].clone()
+    }
+
+    /// Of every slot that there has been.
+    pub fn slots(&self) -> Vec<Arc<SlotCounts>> {
+        lock(&self.slots).clone()
+    }
+
+    /// Sessions of which a request waits to hear.
+    pub fn parked(&self) -> usize {
+        lock(&self.parked).len()
     }
 
     /// The sessions that live in a worker.

@@ -11,6 +11,7 @@ use tokio_util::either::Either;
 use super::affinity::Affinity;
 use super::arrive::refuse;
 use super::choose::Work;
+use super::counts::Refused;
 use super::front::Front;
 use super::given::Speaks;
 use super::head::Session;
@@ -62,6 +63,7 @@ pub(super) async fn hand_over(
         let Ok(back) = watch(fd) else { return };
         client = back;
     }
+    front.counts.refused.count(Refused::NoWorker);
     // Others would not understand it.
     if !matches!(speaks, Speaks::Other) {
         refuse(&mut client, "503 Service Unavailable").await;

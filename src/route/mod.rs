@@ -16,6 +16,7 @@ mod ahead;
 mod arrive;
 mod check;
 mod choose;
+mod counts;
 mod disconnect;
 mod download;
 mod fields;
@@ -43,6 +44,7 @@ mod upload;
 mod upstream;
 pub mod websocket;
 
+pub use counts::{Counts, SlotCounts};
 pub use front::Front;
 pub use tls::Tls;
 pub use upstream::{ListenerId, Upstream};

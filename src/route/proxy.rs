@@ -1,7 +1,7 @@
 //! Forwards the requests of a connection, each to the worker of its own session.
 
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{Either, Full};
@@ -17,6 +17,7 @@ use tokio::sync::{Notify, oneshot};
 use super::access_log::Entry;
 use super::affinity::{Affinity, COOKIE};
 use super::choose::{FORWARDED_FOR, Work, affinity_of};
+use super::counts::{Own, Retry};
 use super::download::{Download, Lease};
 use super::fields::{KEEP_ALIVE, identify, introduce, strip_hop_by_hop, words};
 use super::front::{Front, LongPoll, Settings};
@@ -126,7 +127,10 @@ impl Requests {
                 return Err(Broken::Malformed);
             }
         }
-        Ok(self.log(request).await)
+        let unanswered = self.front.counts.unanswered();
+        let answer = self.log(request).await;
+        unanswered.answered();
+        Ok(answer)
     }
 
     fn last_end(&self) -> MutexGuard<'_, Option<oneshot::Receiver<()>>> {
@@ -174,11 +178,12 @@ impl Requests {
 
     async fn answer(&self, settings: &Settings, mut request: Request<Incoming>) -> Answer {
         let Requests { front, peer, .. } = self;
+        let begun = Instant::now();
         if front.hands_over && !methods::node_knows(request.method()) {
-            return refusal(StatusCode::BAD_REQUEST, "Node knows no such method.");
+            return self.refuse(Own::Method, "Node knows no such method.");
         }
         if ambiguous(&request) {
-            return refusal(StatusCode::BAD_REQUEST, "The request's head is ambiguous.");
+            return self.refuse(Own::Ambiguous, "The request's head is ambiguous.");
         }
         let target = request.uri().path_and_query().map_or("", |t| t.as_str());
         let session = head::session(target);
@@ -209,7 +214,7 @@ impl Requests {
         *self.last_end() = ended;
         let body = match Upload::of(body, &settings.limits, end) {
             Ok(body) => body,
-            Err(broken) => return refusal(broken.status(), &broken.to_string()),
+            Err(broken) => return self.refuse(broken.into(), &broken.to_string()),
         };
         let request = Request::from_parts(head, body);
         let sent = tokio::select! {
@@ -218,6 +223,8 @@ impl Requests {
         };
         match sent {
             Ok((mut response, lease)) => {
+                let took = (!is_poll).then(|| begun.elapsed());
+                lease.upstream.answered(response.status(), took);
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     return match upgrade {
                         Some(upgrade) => {
@@ -226,7 +233,7 @@ impl Requests {
                             let (head, _) = response.into_parts();
                             Response::from_parts(head, Either::Right(Full::default()))
                         }
-                        None => refusal(StatusCode::BAD_GATEWAY, "The worker switched protocols."),
+                        None => self.refuse(Own::Switched, "The worker switched protocols."),
                     };
                 }
                 let keep = keep_alive(response.headers());
@@ -249,19 +256,27 @@ impl Requests {
                 Response::from_parts(parts, Either::Left(body))
             }
             Err(Failure::NoWorker) => {
-                let mut response =
-                    refusal(StatusCode::SERVICE_UNAVAILABLE, "No worker of this app is ready.");
+                let mut response = self.refuse(Own::NoWorker, "No worker of this app is ready.");
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
                 response
             }
-            Err(Failure::SessionEnds) => end_of_session(version),
-            Err(Failure::Body(broken)) => refusal(broken.status(), &broken.to_string()),
+            Err(Failure::SessionEnds) => {
+                front.counts.own.count(Own::SessionEnds);
+                end_of_session(version)
+            }
+            Err(Failure::Body(broken)) => self.refuse(broken.into(), &broken.to_string()),
             // To the worker it was gone.
             Err(Failure::Died) if self.last_word.is_said() => match self.last_word.leave().await {},
             Err(Failure::Died) => {
-                refusal(StatusCode::BAD_GATEWAY, "The worker ended before it had answered.")
+                self.refuse(Own::Died, "The worker ended before it had answered.")
             }
         }
+    }
+
+    /// Answers ourselves.
+    fn refuse(&self, own: Own, text: &str) -> Answer {
+        self.front.counts.own.count(own);
+        refusal(own.status(), text)
     }
 
     /// Sends a request to its worker, and to another one if the first dies and nothing can have come
@@ -287,6 +302,7 @@ impl Requests {
         };
         let mut repeated = false;
         let mut unreached = None;
+        let mut again = None;
         let poll = if is_poll { front.poll(session) } else { None };
         let ended = poll.as_ref().map(LongPoll::ended);
         let ended = async {
@@ -304,6 +320,9 @@ impl Requests {
                 .choose(listener, session, affinity, work, unreached)
                 .await
                 .ok_or(Failure::NoWorker)?;
+            if let Some(reason) = again {
+                front.counts.retries.count(reason);
+            }
             let id = upstream.worker.id;
             if unreached.is_some_and(|unreached| n > 1 || unreached == id) {
                 upstream.is_going(NOTICED).await;
@@ -317,6 +336,7 @@ impl Requests {
                 upstream.connect(lane, ends, &front.pairs).await
             };
             let Ok(mut line) = connected else {
+                again = Some(Retry::Unreached);
                 unreached = Some(id);
                 continue;
             };
@@ -343,10 +363,14 @@ impl Requests {
                 }
                 Err(mut error) => {
                     request = match (error.take_message(), Broken::behind(error.error())) {
-                        (Some(unsent), _) => unsent,
+                        (Some(unsent), _) => {
+                            again = Some(Retry::Unsent);
+                            unsent
+                        }
                         (None, Some(broken)) => return Err(Failure::Body(broken)),
                         (None, None) => {
                             repeated = true;
+                            again = Some(Retry::Unanswered);
                             let copy = copy.filter(|_| !self.last_word.is_said());
                             copy.ok_or(Failure::Died)?
                         }

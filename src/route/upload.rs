@@ -7,7 +7,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::StatusCode;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
@@ -37,14 +36,6 @@ impl Broken {
     /// What broke a request's body, if that is why it could not be sent.
     pub(super) fn behind(error: &hyper::Error) -> Option<Broken> {
         error.source()?.downcast_ref().copied()
-    }
-
-    pub(super) fn status(self) -> StatusCode {
-        match self {
-            Broken::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Broken::Late => StatusCode::REQUEST_TIMEOUT,
-            Broken::Malformed => StatusCode::BAD_REQUEST,
-        }
     }
 }
 

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use hyper::StatusCode;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -18,6 +19,7 @@ use tokio::time::sleep;
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
+use super::counts::SlotCounts;
 use super::given::{Connection, Given, Speaks};
 use super::half_close::{Sending, ToWorker};
 use super::head::MAX_HEADERS;
@@ -57,6 +59,9 @@ enum Door {
 pub struct Upstream {
     /// The worker.
     pub worker: Arc<Worker>,
+    /// What it does is counted here, together with what the others of its slot did.
+    pub counts: Arc<SlotCounts>,
+    requests: AtomicU64,
     servers: Mutex<HashMap<ListenerId, String>>,
     sticky: AtomicBool,
     private: OnceLock<PathBuf>,
@@ -103,9 +108,11 @@ impl Drop for InFlight {
 
 impl Upstream {
     /// A worker nothing is known of yet but that it runs.
-    pub fn new(worker: Arc<Worker>) -> Upstream {
+    pub fn new(worker: Arc<Worker>, counts: Arc<SlotCounts>) -> Upstream {
         Upstream {
             worker,
+            counts,
+            requests: AtomicU64::new(0),
             servers: Mutex::default(),
             sticky: AtomicBool::new(false),
             private: OnceLock::new(),
@@ -179,8 +186,23 @@ impl Upstream {
         let _ = tokio::time::timeout(limit, self.gone.cancelled()).await;
     }
 
+    /// It has answered a request, for whose head that took so long, if that says something.
+    pub(super) fn answered(&self, status: StatusCode, took: Option<Duration>) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.counts.answers.count(status.into());
+        if let Some(took) = took {
+            self.counts.durations.observe(took);
+        }
+    }
+
+    /// How many requests it has answered.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
     /// A client's connection was handed over for good.
     pub(super) fn given_away(self: &Arc<Self>, inode: u64, speaks: Speaks) {
+        self.counts.handed_over.count((&speaks).into());
         if lock(&self.given).add(inode, speaks) {
             let this = self.clone();
             tokio::task::spawn_blocking(move || this.look());

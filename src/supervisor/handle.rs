@@ -124,7 +124,7 @@ pub struct Differences {
 }
 
 /// How an app is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Its name.
     pub app: String,
@@ -155,7 +155,7 @@ pub struct Status {
 }
 
 /// How a worker is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStatus {
     /// Its number, never reused.
     pub id: u64,
@@ -182,6 +182,14 @@ pub struct WorkerStatus {
     /// Names of its custom actions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub actions: Vec<String>,
+    /// Requests that it has answered through us.
+    pub requests: u64,
+    /// How long its event loop last took to answer, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_loop_delay: Option<f64>,
+    /// The processor time that it has taken, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<f64>,
 }
 
 /// The way to the supervisor. Cheap to clone.

@@ -9,7 +9,6 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::{Config, ReadyWhen};
 use crate::route::{Front, Upstream};
-use crate::worker::Worker;
 
 /// How often an event loop is asked, or more often when its limit is short.
 const PING_EVERY: Duration = Duration::from_secs(1);
@@ -59,13 +58,14 @@ impl fmt::Display for Ill {
 /// Asks the event loop again and again once the worker is ready, and ends when it has not answered
 /// for `limit`. A program that has not answered before is not taken to hang: it may not speak this
 /// part of the protocol.
-pub(super) async fn event_loop(worker: &Worker, limit: Duration, ready: &Notify) -> Ill {
-    worker.answers().await;
+pub(super) async fn event_loop(upstream: &Upstream, limit: Duration, ready: &Notify) -> Ill {
+    upstream.worker.answers().await;
     ready.notified().await;
     loop {
         sleep(PING_EVERY.min(limit / STEPS)).await;
-        if let Err(silence) = within(limit, worker.answers()).await {
-            return Ill::Hangs(silence);
+        match within(limit, upstream.worker.answers_in()).await {
+            Ok(took) => upstream.counts.event_loop.observe(took),
+            Err(silence) => return Ill::Hangs(silence),
         }
     }
 }
@@ -80,12 +80,12 @@ pub(super) async fn watchdog(alive: &Notify, limit: Duration) -> Ill {
 }
 
 /// Waits for something for so long; how long it was when it did not come.
-async fn within(limit: Duration, what: impl Future<Output = ()>) -> Result<(), Duration> {
+async fn within<T>(limit: Duration, what: impl Future<Output = T>) -> Result<T, Duration> {
     let begun = Instant::now();
     tokio::pin!(what);
     for _ in 0..STEPS {
-        if timeout(limit / STEPS, &mut what).await.is_ok() {
-            return Ok(());
+        if let Ok(done) = timeout(limit / STEPS, &mut what).await {
+            return Ok(done);
         }
     }
     Err(begun.elapsed())

@@ -2,16 +2,20 @@
 //! them to processes, the front-end, the relay and systemd.
 
 mod commands;
+mod counts;
 pub mod fleet;
 mod handle;
 mod health;
 mod node;
 mod output;
+mod page;
 mod phase;
 mod process;
+mod prom_client;
 mod release;
 mod requests;
 mod run;
+mod scrape;
 mod servers;
 
 pub use handle::{

@@ -33,7 +33,7 @@ const EAGER_PROBES: usize = 40;
 
 /// When to ask an app in this directory.
 pub(super) fn probes(directory: &Path) -> &'static [Duration] {
-    if probe::has_sticky_package(directory) { &PROBES } else { PROBES_OF_STRANGERS }
+    if probe::has_package(directory, "@socket.io/sticky") { &PROBES } else { PROBES_OF_STRANGERS }
 }
 
 /// Hands on what the worker says until its channel ends. `says_ready`: it is awaited that it says
@@ -56,6 +56,7 @@ pub(super) async fn read(
             }
             Incoming::SessionOpened(sid) => shared.front.session_opened(sid, worker.id, None),
             Incoming::SessionClosed(sid) => shared.front.session_closed(sid, worker.id),
+            Incoming::Metrics => shared.prom_client.hear(&worker, frame),
             Incoming::Cluster => match Request::read(worker.framing(), frame) {
                 Ok(request) => cluster(&worker, &shared, request),
                 Err(error) => {

@@ -13,10 +13,12 @@ use tokio::process::Child;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use super::counts::{Cause, Counts};
 use super::fleet::{Exit, Generation};
 use super::health::{self, Ill};
 use super::node;
 use super::output::Printer;
+use super::prom_client::PromClient;
 use super::release::Release;
 use crate::config::{Config, Health, Protocol, ReadyWhen};
 use crate::listen::OwnPath;
@@ -90,6 +92,8 @@ pub(super) struct Process {
     pub(super) generation: Generation,
     /// How it is, in its own words.
     pub(super) status: Option<String>,
+    /// Why it is to end, or has to, if it is not by itself.
+    pub(super) ends: Option<Cause>,
     /// Why a check that it has to pass before it is ready has failed.
     pub(super) not_yet: Option<Ill>,
     pidfd: Arc<AsyncFd<OwnedFd>>,
@@ -145,7 +149,7 @@ impl Process {
         let channel = channel.transpose().map_err(SpawnError::Channel)?;
         let number = pid.as_raw_nonzero().get() as u32;
         let worker = Arc::new(Worker::new(id, slot, number, spawned.cgroup, channel));
-        let upstream = Arc::new(Upstream::new(worker.clone()));
+        let upstream = Arc::new(Upstream::new(worker.clone(), shared.front.slot(slot)));
         if let Some(printer) = printer {
             printer.print(&mut child, slot);
         }
@@ -155,6 +159,7 @@ impl Process {
         let mut process = Process {
             begun: Instant::now(),
             status: None,
+            ends: None,
             not_yet: None,
             says_ready: !matches!(config.ready.when, ReadyWhen::Message | ReadyWhen::Notify),
             checks: Checks::Due(health::before_ready(config)),
@@ -199,10 +204,11 @@ impl Process {
         }
         let limit = config.health.event_loop;
         if !limit.is_zero() {
-            let (ready, shared) = (self.ready.clone(), shared.clone());
+            let (upstream, ready, shared) =
+                (self.upstream.clone(), self.ready.clone(), shared.clone());
             self.tasks.push(own(async move {
-                let ill = health::event_loop(&worker, limit, &ready).await;
-                shared.tell(worker.id, Event::Ill(ill));
+                let ill = health::event_loop(&upstream, limit, &ready).await;
+                shared.tell(upstream.worker.id, Event::Ill(ill));
             }));
         }
     }
@@ -363,6 +369,9 @@ fn own(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()>
 pub(super) struct Shared {
     pub(super) front: Arc<Front>,
     pub(super) relay: Arc<Relay>,
+    pub(super) counts: Arc<Counts>,
+    /// Who asks workers for their own metrics.
+    pub(super) prom_client: Arc<PromClient>,
     /// Where workers get cgroups of their own.
     pub(super) delegated: Option<Arc<Delegated>>,
     pub(super) events: Events,

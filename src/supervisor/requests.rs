@@ -4,6 +4,7 @@
 //! One reload at a time. Those that are asked for meanwhile are one reload that begins when it has
 //! ended, and reads the configuration only then.
 
+use super::counts::Ended;
 use super::fleet::{Exit, Failure, Generation, How, Outcome};
 use super::handle::{Reloaded, Reply, Request, Scale, Status, WorkerStatus};
 use super::output::Output;
@@ -78,7 +79,8 @@ impl Supervisor {
             return;
         }
         self.reloading = std::mem::take(&mut self.to_reload);
-        match self.read_anew() {
+        let read = self.read_anew();
+        match read.and_then(|read| self.metrics.prepare(&read.0).map(|()| read)) {
             Ok((config, tls)) => {
                 self.last = Generation(self.last.0 + 1);
                 let release = Release::new(config, tls, self.output);
@@ -87,7 +89,7 @@ impl Supervisor {
                 self.fleet.roll(self.last, release.policy(), release.config.workers);
                 self.releases.insert(self.last, release);
             }
-            Err(error) => self.reload_failed(error),
+            Err(error) => self.reload_failed(error, Ended::Refused),
         }
     }
 
@@ -132,6 +134,8 @@ impl Supervisor {
                 self.serving = outcome.generation;
                 let release = &self.releases[&self.serving];
                 self.shared.front.configure(&release.config, release.tls.clone());
+                self.metrics.follow(&release.config);
+                self.shared.counts.reloads.count(Ended::Done);
                 let generation = self.serving.0;
                 tracing::info!(name: events::RELOAD_SUCCEEDED, generation, "reloaded");
                 self.last_reload_error = None;
@@ -162,10 +166,11 @@ impl Supervisor {
                     (How::Stopped, _) => unreachable!("taken above"),
                 };
                 let generation = outcome.generation;
-                self.reload_failed(format!(
+                let error = format!(
                     "generation {generation} was given up: {what}. Generation {} serves on",
                     self.serving
-                ));
+                );
+                self.reload_failed(error, Ended::RolledBack);
             }
         }
         let used: Vec<Generation> = self.processes.values().map(|p| p.generation).collect();
@@ -173,7 +178,9 @@ impl Supervisor {
         self.releases.retain(|generation, _| *generation == serving || used.contains(generation));
     }
 
-    fn reload_failed(&mut self, error: String) {
+    fn reload_failed(&mut self, error: String, ended: Ended) {
+        self.metrics.forget();
+        self.shared.counts.reloads.count(ended);
         tracing::error!(name: events::RELOAD_FAILED, error, "not reloaded");
         for reply in self.reloading.drain(..) {
             let _ = reply.send(Err(error.clone()));
@@ -215,6 +222,9 @@ impl Supervisor {
                 in_flight: process.upstream.in_flight(),
                 sessions: self.shared.front.sessions_of(*id),
                 actions: process.worker.actions.known(),
+                requests: process.upstream.requests(),
+                event_loop_delay: process.worker.event_loop_delay().map(|d| d.as_secs_f64()),
+                cpu: process.worker.cpu().map(|time| time.as_secs_f64()),
             })
             .collect();
         workers.sort_by_key(|worker| (worker.slot, worker.id));
@@ -227,7 +237,7 @@ impl Supervisor {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime: self.now().as_secs(),
-            failures: self.failures,
+            failures: self.shared.counts.failures(),
             generation: self.serving.0,
             wanted: self.fleet.wanted(),
             last_reload_error: self.last_reload_error.clone(),

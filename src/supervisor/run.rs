@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use super::commands::Restarting;
+use super::counts::{Cause, Counts};
 use super::fleet::{Action, Exit, Fleet, Generation, Startup, Why};
 use super::handle::{Asked, Reloaded, Reply, Status};
 use super::health::Ill;
@@ -20,6 +21,7 @@ use super::output::{Output, Printer};
 use super::phase::{Phase, drained};
 use super::process::{Event, Process, Shared};
 use super::release::Release;
+use super::scrape::{Metrics, Scrape};
 use super::servers::Servers;
 use crate::config::{Config, Deliver, OnHang, StopMethod};
 use crate::listen::{Place, Socket};
@@ -66,8 +68,16 @@ pub async fn run(
     let front = Front::new(&config, tls.clone(), places.clone())
         .map_err(|source| RunError::Setup { what: "open the private listener", source })?;
     let delegated = delegated.map(Arc::new);
-    let (relay, endings) = (Arc::default(), TaskTracker::new());
-    let shared = Shared { front: Arc::new(front), relay, delegated, events, endings };
+    let shared = Shared {
+        front: Arc::new(front),
+        relay: Arc::default(),
+        counts: Arc::new(Counts::default()),
+        prom_client: Arc::default(),
+        delegated,
+        events,
+        endings: TaskTracker::new(),
+    };
+    let (metrics, scrapes) = Metrics::serve(&config, &shared);
     let mut servers = Servers::new(places.clone(), config.directory.clone());
     if config.route.deliver == Deliver::Shared {
         servers
@@ -90,14 +100,14 @@ pub async fn run(
         to_reload: Vec::new(),
         scaling: VecDeque::new(),
         restarting: Vec::new(),
-        failures: 0,
         printer: (output == Output::Prefixed).then(Printer::start),
+        metrics,
         output,
         sockets,
         places,
         shared,
     };
-    supervisor.run(inbox, asked).await
+    supervisor.run(inbox, asked, scrapes).await
 }
 
 /// The generation that an app begins with.
@@ -133,9 +143,8 @@ pub(super) struct Supervisor {
     pub(super) scaling: VecDeque<(usize, Reply<Status>)>,
     /// Who waits for a slot's next worker.
     pub(super) restarting: Vec<Restarting>,
-    /// How often a worker has failed.
-    pub(super) failures: u64,
     printer: Option<Printer>,
+    pub(super) metrics: Metrics,
 }
 
 impl Supervisor {
@@ -143,6 +152,7 @@ impl Supervisor {
         mut self,
         mut inbox: mpsc::UnboundedReceiver<(WorkerId, Event)>,
         mut asked: Asked,
+        mut scrapes: mpsc::Receiver<Scrape>,
     ) -> Result<(), RunError> {
         let signals = |kind| {
             signal(kind).map_err(|source| RunError::Setup { what: "watch for signals", source })
@@ -194,6 +204,7 @@ impl Supervisor {
                 }
                 () = until(deadline) => {}
                 Some(request) = asked.requests.recv() => self.on_request(request, &phase),
+                Some(scrape) = scrapes.recv() => self.on_scrape(scrape),
                 _ = hangup.recv() => self.on_hangup(&phase),
                 _ = terminate.recv() => phase = self.stop(phase),
                 _ = interrupt.recv() => phase = self.stop(phase),
@@ -255,6 +266,7 @@ impl Supervisor {
     }
 
     fn start(&mut self, slot: usize, id: WorkerId, generation: Generation) {
+        self.shared.counts.start();
         let release = &self.releases[&generation];
         match Process::start(release, id, slot, generation, &self.shared, self.printer.as_ref()) {
             Ok(process) => {
@@ -273,12 +285,14 @@ impl Supervisor {
                     worker, slot, generation, %error, "not started"
                 );
                 self.last_failure = Some((id, format!("{error}.")));
+                self.shared.counts.ended.count(Cause::NotStarted);
                 self.fleet.exited(id, Exit::NotStarted, self.now());
             }
         }
     }
 
     fn drain(&mut self, id: WorkerId) {
+        self.ends(id, self.why_it_leaves(id));
         let Some(process) = self.processes.get_mut(&id) else { return };
         tracing::info!(worker = id.0, slot = process.worker.slot, "draining");
         process.drain(&self.shared);
@@ -291,6 +305,7 @@ impl Supervisor {
     }
 
     fn ask(&mut self, id: WorkerId, way: usize) {
+        self.ends(id, Cause::Stop); // else it was drained, or is ill
         self.shared.front.remove(id);
         let Some(process) = self.processes.get(&id) else { return };
         // A reload may have changed how many ways there are.
@@ -306,6 +321,13 @@ impl Supervisor {
     }
 
     fn kill(&mut self, id: WorkerId, why: Why) {
+        match why {
+            Why::NotReady => self.ends(id, Cause::NotReady),
+            Why::GivenUp => self.ends(id, self.why_it_leaves(id)),
+            // It has left by itself, unless there is a cause already.
+            Why::NotStopped => self.ends(id, Cause::Exit),
+            Why::Unwell => {}
+        }
         self.shared.front.remove(id);
         let Some(process) = self.processes.get(&id) else { return };
         let (worker, slot, generation) = process.names();
@@ -316,7 +338,6 @@ impl Supervisor {
                     name: events::WORKER_KILLED,
                     worker, slot, generation, reason, "not ready in time; killed"
                 );
-                self.failures += 1;
                 self.last_failure = Some((id, reason));
             }
             Why::NotStopped => tracing::warn!(
@@ -406,6 +427,7 @@ impl Supervisor {
                     Ok(()) => self.fleet.hung_up(id, now),
                     Err(error) => {
                         tracing::error!(worker = id.0, %error, "killed");
+                        process.ends.get_or_insert((&error).into());
                         process.kill();
                     }
                 }
@@ -441,8 +463,8 @@ impl Supervisor {
             name: events::WORKER_HUNG,
             worker, slot, generation, %ill, "unwell; killed"
         );
-        self.failures += 1;
         self.last_failure = Some((id, format!("Worker {id} was unwell: {ill}.")));
+        self.ends(id, ill.into());
         self.shared.front.remove(id);
     }
 
@@ -458,6 +480,7 @@ impl Supervisor {
             name: events::WORKER_RECYCLED,
             worker, slot, generation, used, "uses more than [memory] recycle_at: replaced"
         );
+        self.ends(id, Cause::Memory);
         let reason = format!("Worker {id} used {used} ([memory] recycle_at).");
         self.last_failure = Some((id, reason));
     }
@@ -471,6 +494,8 @@ impl Supervisor {
         let Some(process) = self.processes.remove(&id) else { return };
         process.worker.hang_up();
         let (worker, slot, generation) = process.names();
+        self.shared.counts.ended.count(process.ends.unwrap_or(exit.into()));
+        process.upstream.counts.leave(process.worker.last_cpu());
         if expected {
             tracing::info!(
                 name: events::WORKER_EXITED,
@@ -481,7 +506,6 @@ impl Supervisor {
                 name: events::WORKER_CRASHED,
                 worker, slot, generation, %exit, "exited"
             );
-            self.failures += 1;
             self.last_failure.get_or_insert_with(|| {
                 let what = "before it was ready; its own output says why";
                 (id, format!("A worker exited ({exit}) {what}."))

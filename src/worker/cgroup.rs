@@ -147,6 +147,12 @@ impl Cgroup {
         Some(current.saturating_sub(reclaimable) + swapped)
     }
 
+    /// The processor time that everything in it has taken, now and before.
+    pub fn cpu(&self) -> Option<Duration> {
+        let stat = fs::read_to_string(self.path.join("cpu.stat")).ok()?;
+        Some(Duration::from_micros(field(&stat, "usage_usec")? as u64))
+    }
+
     /// Ends when so much memory is in use, which the kernel tells; how much it is then. The worker
     /// is not slowed down from then on.
     ///

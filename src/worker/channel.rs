@@ -172,6 +172,11 @@ impl Channel {
         self.framing
     }
 
+    /// What waits to be sent, in bytes.
+    pub fn queued(&self) -> usize {
+        self.lock().bytes
+    }
+
     /// Queues a frame. Without effect once the channel has ended.
     pub fn send(&self, bytes: Bytes) {
         self.push(Frame { bytes, kind: Kind::Plain });

@@ -9,6 +9,7 @@ mod id;
 pub mod memory;
 pub mod notify;
 pub mod probe;
+pub mod processor;
 pub mod spawn;
 pub mod wire;
 
@@ -16,7 +17,7 @@ use std::collections::HashMap;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::process::Pid;
@@ -61,6 +62,13 @@ pub enum TriggerError {
     Gone,
 }
 
+/// How long an event loop takes to answer.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pulse {
+    last: Option<Duration>,
+    asked: Option<Instant>,
+}
+
 /// A running worker, as everybody else sees it: something to send to.
 #[derive(Debug)]
 pub struct Worker {
@@ -74,6 +82,10 @@ pub struct Worker {
     pub cgroup: Option<Cgroup>,
     /// Its IPC, if it is one of Node's.
     channel: Option<Channel>,
+    /// How long its event loop took to answer, and when it was asked since.
+    pulse: Mutex<Pulse>,
+    /// Its processor time when it was last looked at, in nanoseconds.
+    cpu: AtomicU64,
     peer_token: OnceLock<String>,
     seq: AtomicU64,
     /// Connections that the worker has been given and has not said yes or no to.
@@ -100,6 +112,8 @@ impl Worker {
             pid,
             cgroup,
             channel,
+            pulse: Mutex::default(),
+            cpu: AtomicU64::new(0),
             peer_token: OnceLock::new(),
             seq: AtomicU64::new(0),
             offered: Mutex::default(),
@@ -126,6 +140,35 @@ impl Worker {
     /// The memory that it uses, in bytes.
     pub fn memory(&self) -> Option<usize> {
         memory::used(self.pid, self.cgroup.as_ref())
+    }
+
+    /// The processor time that it has taken. What it had when it was last looked at, where it can't be
+    /// looked at any more.
+    pub fn cpu(&self) -> Option<Duration> {
+        if let Some(used) = processor::used(self.pid, self.cgroup.as_ref()) {
+            let nanos = u64::try_from(used.as_nanos()).unwrap_or(u64::MAX);
+            self.cpu.fetch_max(nanos, Ordering::Relaxed);
+        }
+        let seen = self.last_cpu();
+        (!seen.is_zero()).then_some(seen)
+    }
+
+    /// The processor time that it had when that was last looked at.
+    pub fn last_cpu(&self) -> Duration {
+        Duration::from_nanos(self.cpu.load(Ordering::Relaxed))
+    }
+
+    /// How long its event loop last took to answer; longer, if it has not answered for longer now.
+    /// `None`: it is not asked, or has not answered yet.
+    pub fn event_loop_delay(&self) -> Option<Duration> {
+        let Pulse { last, asked } = *lock(&self.pulse);
+        let waits = asked.map(|at| at.elapsed()).unwrap_or_default();
+        last.map(|last| last.max(waits))
+    }
+
+    /// Messages that wait for it, in bytes.
+    pub fn queued(&self) -> usize {
+        self.channel.as_ref().map_or(0, Channel::queued)
     }
 
     /// What a request has to say with its client's addresses, or the worker would not believe
@@ -214,6 +257,16 @@ impl Worker {
             Some(channel) => channel.answers(self.encode(&Ping::new())).await,
             None => std::future::pending().await,
         }
+    }
+
+    /// [`Worker::answers`]; remembers how long that took, and says it.
+    pub async fn answers_in(&self) -> Duration {
+        let asked = Instant::now();
+        lock(&self.pulse).asked = Some(asked);
+        self.answers().await;
+        let took = asked.elapsed();
+        *lock(&self.pulse) = Pulse { last: Some(took), asked: None };
+        took
     }
 
     /// Answers with nothing more than that it was heard.

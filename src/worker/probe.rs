@@ -49,8 +49,8 @@ async fn ask_by(
     if &answer == b"HTTP/1." { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
-/// Whether an app in this directory has @socket.io/sticky installed where Node would find it.
-pub fn has_sticky_package(directory: &Path) -> bool {
+/// Whether an app in this directory has a package installed where Node would find it.
+pub fn has_package(directory: &Path, name: &str) -> bool {
     let Ok(directory) = std::fs::canonicalize(directory) else { return false };
-    directory.ancestors().any(|folder| folder.join("node_modules/@socket.io/sticky").exists())
+    directory.ancestors().any(|folder| folder.join("node_modules").join(name).exists())
 }

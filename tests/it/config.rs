@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use cohortd::config::{
-    Balance, Config, Forwarded, Health, Limits, Listen, OnHang, ReadyWhen, RestartPolicy, Sticky,
-    StopMethod,
+    Balance, Config, Forwarded, Health, Limits, Listen, Metrics, OnHang, PromClient, ReadyWhen,
+    RestartPolicy, Sticky, StopMethod,
 };
 use cohortd::systemd::journal::Priority;
 
@@ -63,6 +63,7 @@ fn the_smallest_file_has_the_documented_defaults() {
     assert!(config.route.preserve_client_ip);
     assert_eq!(config.reload.schedule(), None);
     assert_eq!(config.tls, None);
+    assert_eq!(config.metrics, Metrics { listen: None, prom_client: PromClient::Auto });
 }
 
 #[test]
@@ -121,6 +122,8 @@ fn every_key_reaches_its_place() {
     assert_eq!(tls.certificate.credential(), Some("myapp.pem"));
     assert_eq!(tls.key.path(&config.directory), Ok("/srv/myapp/current/tls/key.pem".into()));
     assert_eq!(tls.listen, Some(vec![config.listen[1].clone()]));
+    let socket = Listen::Path("/run/cohortd/whole/metrics.sock".into());
+    assert_eq!(config.metrics, Metrics { listen: Some(socket), prom_client: PromClient::Off });
     assert_eq!(config.env["NODE_ENV"], "staging", "the profile's over the plain one");
     assert_eq!(config.env["REGION"], "eu");
     assert_eq!(config.env_files.len(), 1);

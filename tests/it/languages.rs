@@ -17,7 +17,7 @@ use crate::reload::{Load, ok, refused};
 const PLAIN: [&str; 2] = ["python3", "plain.py"];
 
 /// A program of the virtual environment that `make test-setup` makes.
-fn installed(name: &str) -> String {
+pub(crate) fn installed(name: &str) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/py/.venv/bin");
     let program: PathBuf = folder.join(name);
     assert!(program.exists(), "run `make test-setup` first: no {}", program.display());

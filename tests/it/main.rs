@@ -25,6 +25,7 @@ mod layout;
 mod machine;
 mod manners;
 mod memory;
+mod metrics;
 mod peer;
 mod properties;
 mod raw;

@@ -63,6 +63,8 @@ pub enum Incoming<'a> {
     Adapter(Packet<'a>),
     /// PM2's custom actions; read it with [`super::action::Said`].
     Action,
+    /// prom-client: the metrics that it was asked for; read it with [`crate::metrics::prom_client`].
+    Metrics,
     /// A message of the app's own.
     App,
 }
@@ -128,6 +130,7 @@ pub fn classify<'k>(keys: &'k Keys<'_>) -> Incoming<'k> {
         (Some("sticky:connection"), Some(sid)) => Incoming::SessionOpened(sid),
         (Some("sticky:disconnection"), Some(sid)) => Incoming::SessionClosed(sid),
         (Some("axm:action" | "axm:reply"), None) => Incoming::Action,
+        (Some("prom-client:getMetricsRes"), _) => Incoming::Metrics,
         _ => Incoming::App,
     }
 }
@@ -198,6 +201,7 @@ mod tests {
             ),
             (r#"{"type":"axm:action","data":{"action_name":"gc"}}"#, "Action"),
             (r#"{"type":"axm:reply","data":{"action_name":"gc","return":1}}"#, "Action"),
+            (r#"{"type":"prom-client:getMetricsRes","requestId":7,"metrics":[[]]}"#, "Metrics"),
             // the app's own, however close they look
             (r#"{"type":"sticky:connection","data":{"a":1}}"#, "App"),
             (r#"{"cmd":"NODE_CLUSTER"}"#, "App"),

@@ -14,7 +14,7 @@
 //! | [`worker`] | a worker process: how it is started, and its IPC channel, down to the wire |
 //! | [`relay`] | packets of the Socket.IO cluster adapter, from each worker to the others |
 //! | [`supervisor`] | which workers there should be, and the loop that joins everything |
-//! | [`systemd`] | what systemd is told |
+//! | [`systemd`] | what systemd is told, and the app on the system bus |
 //! | [`places`] | where a running app keeps its sockets and files |
 //! | `sync` | how what is shared is locked |
 //! | [`sys`] | all that is `unsafe` |

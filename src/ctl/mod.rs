@@ -6,6 +6,7 @@ pub mod completions;
 pub mod diff;
 pub mod doctor;
 pub mod list;
+mod policies;
 mod print;
 pub mod remove;
 pub mod running;

@@ -65,6 +65,13 @@ impl Config {
         written.chain(variables).collect()
     }
 
+    /// The same, if its file said that there are so many `workers`.
+    pub fn with_workers(mut self, workers: usize) -> Config {
+        self.workers = workers;
+        self.keys.insert("workers".to_owned(), workers.to_string());
+        self
+    }
+
     /// The difference that there are `workers` of them now, whatever the file has said.
     pub fn scaled(&self, workers: usize, new: &Config) -> Option<Difference> {
         (workers != new.workers).then(|| Difference {

@@ -99,7 +99,12 @@ async fn converse(connection: UnixStream, handle: Handle) {
 }
 
 /// Says how the app is, again and again, until the client has gone or the app has ended.
-async fn watch(more: bool, mut from: BufReader<OwnedReadHalf>, mut to: OwnedWriteHalf, handle: &Handle) {
+async fn watch(
+    more: bool,
+    mut from: BufReader<OwnedReadHalf>,
+    mut to: OwnedWriteHalf,
+    handle: &Handle,
+) {
     if !more {
         let _ = write(&mut to, &misused("ExpectedMore", json!({}))).await;
         return;
@@ -166,9 +171,7 @@ async fn answer(call: Call, handle: &Handle) -> Answer {
         Ok(Some(answer)) => answer,
         Ok(None) => misused("MethodNotFound", json!({ "method": method })),
         // Varlink wants the parameter's name, which serde says in words.
-        Err(error) => {
-            misused("InvalidParameter", json!({ "parameter": error.to_string() }))
-        }
+        Err(error) => misused("InvalidParameter", json!({ "parameter": error.to_string() })),
     }
 }
 
@@ -216,7 +219,8 @@ fn of_varlink(method: &str, parameters: Value) -> serde_json::Result<Option<Answ
             "url": env!("CARGO_PKG_REPOSITORY"),
             "interfaces": [VARLINK, INTERFACE],
         }),
-        "GetInterfaceDescription" => match from_value::<ToDescribe>(parameters)?.interface.as_str() {
+        "GetInterfaceDescription" => match from_value::<ToDescribe>(parameters)?.interface.as_str()
+        {
             INTERFACE => json!({ "description": DESCRIPTION }),
             VARLINK => json!({ "description": VARLINK_DESCRIPTION }),
             interface => {

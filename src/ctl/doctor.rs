@@ -8,7 +8,7 @@ use std::process::Command;
 use serde::Serialize;
 use serde_json::json;
 
-use super::print::{self, Tone, toned};
+use super::print::{self, Tone};
 use super::{CtlError, add, booted, check, list, policies, running, schedule, units};
 use crate::config::{Config, Kind};
 use crate::route::Tls;
@@ -121,13 +121,13 @@ impl Doctor {
 
 fn print(findings: &[Finding]) {
     for finding in findings {
-        let mark = match finding.level {
-            Level::Ok => toned("ok", Tone::Good),
-            Level::Warning => toned("warning", Tone::Busy),
-            Level::Error => toned("error", Tone::Bad),
+        let (tone, mark) = match finding.level {
+            Level::Ok => (Tone::Good, "ok"),
+            Level::Warning => (Tone::Busy, "warning"),
+            Level::Error => (Tone::Bad, "error"),
         };
         let app = finding.app.as_deref().map(|app| format!("{app}: ")).unwrap_or_default();
-        println!("{:<7}  {app}{}", mark, finding.what);
+        println!("{}  {app}{}", tone.padded(mark, 7), finding.what);
         if let Some(advice) = &finding.advice {
             println!("         → {advice}");
         }
@@ -238,7 +238,11 @@ fn program(config: &Config, findings: &mut Findings) {
     let said = output(&file, &["--version"]);
     match first_number(&said) {
         Some(version) if version >= OLDEST_NODE => {
-            findings.ok(format!("Node {} is {}", said.trim().trim_start_matches('v'), file.display()));
+            findings.ok(format!(
+                "Node {} is {}",
+                said.trim().trim_start_matches('v'),
+                file.display()
+            ));
         }
         Some(_) => findings.error(
             format!("{} is Node {}", file.display(), said.trim()),
@@ -267,7 +271,13 @@ fn packages(config: &Config, findings: &mut Findings) {
     if installed.is_empty() {
         return;
     }
-    let relays = ["cluster-adapter", "redis-adapter", "redis-streams-adapter", "mongo-adapter", "postgres-adapter"];
+    let relays = [
+        "cluster-adapter",
+        "redis-adapter",
+        "redis-streams-adapter",
+        "mongo-adapter",
+        "postgres-adapter",
+    ];
     let relayed = relays.iter().any(|name| version(&format!("@socket.io/{name}")).is_some());
     if version("socket.io").is_some() && config.workers > 1 && !relayed {
         findings.warning(
@@ -303,7 +313,10 @@ fn installed(config: &Config, user: &str, findings: &mut Findings) {
     match service.get("ActiveState").map(String::as_str) {
         Some("active") => findings.ok("the service is active"),
         Some("failed") => findings.error(
-            format!("the service has failed ({})", service.get("Result").cloned().unwrap_or_default()),
+            format!(
+                "the service has failed ({})",
+                service.get("Result").cloned().unwrap_or_default()
+            ),
             format!("journalctl -u {app} -n 50"),
         ),
         state => findings.warning(
@@ -351,12 +364,17 @@ fn running(config: &Config, findings: &mut Findings) {
     }
     if status.version != env!("CARGO_PKG_VERSION") {
         findings.warning(
-            format!("it runs cohortd {}, and {} is installed", status.version, env!("CARGO_PKG_VERSION")),
+            format!(
+                "it runs cohortd {}, and {} is installed",
+                status.version,
+                env!("CARGO_PKG_VERSION")
+            ),
             format!("systemctl restart {app}"),
         );
     }
     if let Some(error) = &status.last_reload_error {
-        findings.error(format!("the last reload failed: {error}"), format!("systemctl reload {app}"));
+        findings
+            .error(format!("the last reload failed: {error}"), format!("systemctl reload {app}"));
     }
     if status.failures > 0 {
         let since = print::seconds(status.uptime);
@@ -366,7 +384,9 @@ fn running(config: &Config, findings: &mut Findings) {
         );
     }
     let differences = running::ask(app, "Diff", json!({}));
-    if let Ok(Differences { differences, .. }) = differences && !differences.is_empty() {
+    if let Ok(Differences { differences, .. }) = differences
+        && !differences.is_empty()
+    {
         let keys: Vec<&str> = differences.iter().map(|d| d.key.as_str()).collect();
         findings.warning(
             format!("it does not run as its file says: {}", keys.join(", ")),
@@ -384,7 +404,8 @@ fn running(config: &Config, findings: &mut Findings) {
     }
     let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", status.pid)).unwrap_or_default();
     let cgroup = cgroup.lines().find_map(|line| line.strip_prefix("0::/"));
-    let controllers = cgroup.map(|path| Path::new("/sys/fs/cgroup").join(path).join("cgroup.controllers"));
+    let controllers =
+        cgroup.map(|path| Path::new("/sys/fs/cgroup").join(path).join("cgroup.controllers"));
     let has_memory = controllers
         .and_then(|file| fs::read_to_string(file).ok())
         .is_some_and(|text| text.split_whitespace().any(|word| word == "memory"));

@@ -84,15 +84,24 @@ impl List {
 }
 
 fn print(apps: &[App]) {
-    let titles =
-        ["APP", "STATE", " GENERATION", " IN FLIGHT", " SESSIONS", " MEMORY", " FAILURES", " UPTIME"];
+    let titles = [
+        "APP",
+        "STATE",
+        " GENERATION",
+        " IN FLIGHT",
+        " SESSIONS",
+        " MEMORY",
+        " FAILURES",
+        " UPTIME",
+    ];
     let rows: Vec<_> = apps
         .iter()
         .map(|app| {
             let name = || app.app.as_str().into();
             let Some(status) = &app.status else {
                 let state = app.error.as_deref().or(app.unit.as_deref()).unwrap_or("not running");
-                let tone = if state == "failed" || app.error.is_some() { Tone::Bad } else { Tone::Plain };
+                let tone =
+                    if state == "failed" || app.error.is_some() { Tone::Bad } else { Tone::Plain };
                 let blank = (2..titles.len()).map(|_| "".into());
                 return [name(), toned(state, tone)].into_iter().chain(blank).collect();
             };
@@ -130,7 +139,8 @@ pub(super) fn configured() -> BTreeMap<String, PathBuf> {
 async fn ask_all(names: BTreeSet<String>) -> BTreeMap<String, Result<Status, ClientError>> {
     let ask = async |app: &str| Client::connect(app).await?.call("Status", json!({})).await;
     let asked = names.into_iter().map(|app| async move {
-        let late = || Err(ClientError::Failed(format!("no answer within {} s", PATIENCE.as_secs())));
+        let late =
+            || Err(ClientError::Failed(format!("no answer within {} s", PATIENCE.as_secs())));
         let answer = tokio::time::timeout(PATIENCE, ask(&app)).await.unwrap_or_else(|_| late());
         (app, answer)
     });

@@ -28,6 +28,11 @@ impl Tone {
         }
     }
 
+    /// The text in this tone, and blanks up to the width.
+    pub(super) fn padded(self, text: &str, width: usize) -> String {
+        self.paint(text) + &" ".repeat(width.saturating_sub(text.chars().count()))
+    }
+
     fn paint(self, text: &str) -> String {
         let colour = match self {
             Tone::Good => 32,
@@ -46,14 +51,6 @@ pub(super) struct Cell(String, Tone);
 impl<T: ToString> From<T> for Cell {
     fn from(text: T) -> Cell {
         Cell(text.to_string(), Tone::Plain)
-    }
-}
-
-impl std::fmt::Display for Cell {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Cell(text, tone) = self;
-        let pad = f.width().unwrap_or(0).saturating_sub(text.chars().count());
-        write!(f, "{}{:pad$}", tone.paint(text), "")
     }
 }
 
@@ -85,7 +82,8 @@ pub(super) fn table(titles: &[&str], rows: &[Vec<Cell>]) -> String {
     let head: Vec<_> = titles.iter().map(|title| (title.trim_start(), Tone::Plain)).collect();
     let mut text = line(&head);
     for row in rows {
-        text += &line(&row.iter().map(|Cell(text, tone)| (text.as_str(), *tone)).collect::<Vec<_>>());
+        text +=
+            &line(&row.iter().map(|Cell(text, tone)| (text.as_str(), *tone)).collect::<Vec<_>>());
     }
     text
 }

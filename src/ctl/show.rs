@@ -63,8 +63,16 @@ fn all(status: &Status) {
         println!("last reload: {error}");
     }
     let titles = [
-        " SLOT", " WORKER", " GENERATION", " PID", "STATE", " UPTIME", " IN FLIGHT", " SESSIONS",
-        " MEMORY", "STATUS",
+        " SLOT",
+        " WORKER",
+        " GENERATION",
+        " PID",
+        "STATE",
+        " UPTIME",
+        " IN FLIGHT",
+        " SESSIONS",
+        " MEMORY",
+        "STATUS",
     ];
     let rows: Vec<_> = status
         .workers

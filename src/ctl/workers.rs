@@ -171,9 +171,10 @@ impl TriggerAction {
     pub fn run(&self) -> Result<(), CtlError> {
         let Target { app, slot } = &self.target;
         let Some(action) = &self.action else { return self.list() };
-        let parameter = self.parameter.as_ref().map(|text| {
-            serde_json::from_str(text).unwrap_or_else(|_| Value::from(text.as_str()))
-        });
+        let parameter = self
+            .parameter
+            .as_ref()
+            .map(|text| serde_json::from_str(text).unwrap_or_else(|_| Value::from(text.as_str())));
         let trigger = Trigger { action: action.clone(), parameter, timeout: self.timeout };
         let mut parameters = json!(trigger);
         parameters["slot"] = json!(slot);
@@ -199,9 +200,8 @@ impl TriggerAction {
         let meant = |slot: usize| self.target.slot.is_none_or(|wanted| wanted == slot);
         let workers: Vec<_> = status.workers.iter().filter(|worker| meant(worker.slot)).collect();
         if self.json {
-            let of = |w: &&WorkerStatus| {
-                json!({ "slot": w.slot, "worker": w.id, "actions": w.actions })
-            };
+            let of =
+                |w: &&WorkerStatus| json!({ "slot": w.slot, "worker": w.id, "actions": w.actions });
             print::json(&workers.iter().map(of).collect::<Vec<_>>());
             return Ok(());
         }

@@ -15,8 +15,8 @@ mod run;
 mod servers;
 
 pub use handle::{
-    Answer, Asked, Differences, Handle, Reached, Refusal, Reloaded, Reply, Request, Restarted, Scale,
-    Status, Trigger, Triggered, WorkerStatus,
+    Answer, Asked, Differences, Handle, Reached, Refusal, Reloaded, Reply, Request, Restarted,
+    Scale, Status, Trigger, Triggered, WorkerStatus,
 };
 pub use output::Output;
 pub use run::{RunError, run};

@@ -11,8 +11,8 @@ use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use super::fleet::{Action, Exit, Fleet, Generation, Startup, Why};
 use super::commands::Restarting;
+use super::fleet::{Action, Exit, Fleet, Generation, Startup, Why};
 use super::handle::{Asked, Reloaded, Reply, Status};
 use super::health::Ill;
 use super::output::{Output, Printer};

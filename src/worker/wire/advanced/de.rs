@@ -44,6 +44,8 @@ enum Token<'a> {
     },
     /// This many elements, then named properties.
     Dense(u64),
+    /// Elements with their indices, as pairs: an array that has holes, or might have.
+    Sparse(u64),
     /// Elements up to the end tag, then one count.
     Set,
     /// A tag that only announces the value after it (host objects, boxed strings).
@@ -142,10 +144,7 @@ impl<'a> Reader<'a> {
                 Token::Undefined
             }
             b'o' => Token::Pairs { end: b'{', counts: 1 },
-            b'a' => {
-                self.varint()?;
-                Token::Pairs { end: b'@', counts: 2 }
-            }
+            b'a' => Token::Sparse(self.varint()?),
             b';' => Token::Pairs { end: b':', counts: 1 },
             b'A' => Token::Dense(self.varint()?),
             b'\'' => Token::Set,
@@ -212,6 +211,7 @@ impl<'a> Reader<'a> {
     fn skip(&mut self) -> Result<(), Error> {
         match self.token()? {
             Token::Pairs { end, counts } => self.deeper(|r| r.skip_pairs(end, counts)),
+            Token::Sparse(_) => self.deeper(|r| r.skip_pairs(b'@', 2)),
             Token::Dense(n) => self.deeper(|r| {
                 for _ in 0..n {
                     r.skip()?;
@@ -241,6 +241,23 @@ impl<'a> Reader<'a> {
         self.counts(counts)
     }
 
+    /// Whether a sparse array of so many elements has each of them, in order, and nothing else. One
+    /// that Node itself has received is written so.
+    fn is_full(&mut self, length: u64) -> Result<bool, Error> {
+        let at = self.at;
+        let mut index = 0;
+        let is_full = loop {
+            match self.peek_tag()? {
+                b'@' => break index == length,
+                _ if !matches!(self.token()?, Token::Int(n) if n as u64 == index) => break false,
+                _ => self.skip()?,
+            }
+            index += 1;
+        };
+        self.at = at;
+        Ok(is_full)
+    }
+
     fn skip_error(&mut self) -> Result<(), Error> {
         loop {
             match self.byte()? {
@@ -267,6 +284,15 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
             Token::Pairs { end, counts } => self.deeper(|r| {
                 let value = visitor.visit_map(Pairs { reader: r, end })?;
                 r.skip_pairs(end, counts)?;
+                Ok(value)
+            }),
+            Token::Sparse(n) => self.deeper(|r| {
+                let value = if r.is_full(n)? {
+                    visitor.visit_seq(Numbered { reader: r })?
+                } else {
+                    visitor.visit_map(Pairs { reader: r, end: b'@' })?
+                };
+                r.skip_pairs(b'@', 2)?;
                 Ok(value)
             }),
             Token::Dense(n) => self.deeper(|r| {
@@ -372,6 +398,25 @@ impl<'de> SeqAccess<'de> for &mut Items<'_, 'de> {
             None if self.reader.peek_tag()? == b',' => return Ok(None),
             None => {}
         }
+        seed.deserialize(&mut *self.reader).map(Some)
+    }
+}
+
+/// The elements of a sparse array that is full.
+struct Numbered<'r, 'a> {
+    reader: &'r mut Reader<'a>,
+}
+
+impl<'de> SeqAccess<'de> for Numbered<'_, 'de> {
+    type Error = Error;
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, Error> {
+        if self.reader.peek_tag()? == b'@' {
+            return Ok(None);
+        }
+        self.reader.skip()?; // its index
         seed.deserialize(&mut *self.reader).map(Some)
     }
 }

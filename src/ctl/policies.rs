@@ -50,7 +50,8 @@ fn polkit_file(folder: &str, app: &str) -> PathBuf {
 
 /// Has the bus read its policies anew, if there is one. polkit sees changes by itself.
 pub(super) fn reload_bus() -> Result<(), CtlError> {
-    let running = || Command::new("systemctl").args(["is-active", "--quiet", "dbus.service"]).status();
+    let running =
+        || Command::new("systemctl").args(["is-active", "--quiet", "dbus.service"]).status();
     if booted() && running().is_ok_and(|status| status.success()) {
         systemctl(&["reload", "dbus.service"])?;
     }

@@ -112,7 +112,10 @@ fn the_app_and_its_workers_are_objects() {
             ".Name property s \"myapp\" const",
         ] {
             let has = |said: &str| said.split_whitespace().eq(line.split_whitespace());
-            assert!(interface.lines().any(|said| said.trim_end() == line || has(said)), "{line}\n{interface}");
+            assert!(
+                interface.lines().any(|said| said.trim_end() == line || has(said)),
+                "{line}\n{interface}"
+            );
         }
         let path = worker(1);
         let interface = host.ok(&format!("busctl introspect {NAME} {path} {WORKER1}"));
@@ -126,7 +129,8 @@ fn the_app_and_its_workers_are_objects() {
 fn methods_do_what_they_say() {
     on_each(|host| {
         up(host);
-        let state = |state: &str| assert_eq!(get(host, APP, APP1, "State"), format!("s \"{state}\""));
+        let state =
+            |state: &str| assert_eq!(get(host, APP, APP1, "State"), format!("s \"{state}\""));
         assert_eq!(host.ok(&call("", "Reload")), "t 2");
         assert_eq!(get(host, APP, APP1, "Generation"), "t 2");
         host.ok(&call("", "Scale u 3"));
@@ -139,8 +143,10 @@ fn methods_do_what_they_say() {
         assert!(get(host, APP, APP1, "Workers").ends_with(&format!("/worker/{now}\"")));
         assert_eq!(host.ok(&call("", "Signal ii 1 12")), format!("at 1 {now}"));
         host.logs("-t myapp", "got SIGUSR2");
-        host.is_soon("actions", || host.run(&call("", "Trigger iss -1 only-one ")).code == 1
-            && host.ok("cohortctl trigger myapp").contains("only-one"));
+        host.is_soon("actions", || {
+            host.run(&call("", "Trigger iss -1 only-one ")).code == 1
+                && host.ok("cohortctl trigger myapp").contains("only-one")
+        });
         let trigger = |parameter: &str| {
             let call = call("", "Trigger iss 0 echo");
             let mut words: Vec<&str> = call.split_whitespace().collect();
@@ -148,14 +154,23 @@ fn methods_do_what_they_say() {
             host.machine.run(&words)
         };
         let said = trigger(r#"{"a":7}"#);
-        assert!(said.stdout.contains(r#"\"answer\":{\"parameter\":{\"a\":7},\"slot\":0}"#), "{said}");
+        assert!(
+            said.stdout.contains(r#"\"answer\":{\"parameter\":{\"a\":7},\"slot\":0}"#),
+            "{said}"
+        );
         let said = trigger("");
         assert!(said.stdout.contains(r#"\"slot\":0"#) && said.code == 0, "{said}");
 
         let failed = "org.cohortd.Error.Failed";
         refused(host, "", "Scale uint32:0", failed, "there can be 1 to 1024 workers, not 0");
         refused(host, "", "RestartWorker uint32:7", failed, "there is no slot 7: they are 0 to 1");
-        refused(host, "", "Signal int32:0 int32:4096", failed, "there is no signal with the number");
+        refused(
+            host,
+            "",
+            "Signal int32:0 int32:4096",
+            failed,
+            "there is no signal with the number",
+        );
         refused(host, "", "Trigger int32:0 string:nonesuch string:", failed, "there is no action");
         let invalid = "org.freedesktop.DBus.Error.InvalidArgs";
         refused(host, "", "Signal int32:-2 int32:9", invalid, "-2 is no slot");
@@ -251,7 +266,8 @@ impl Ear<'_> {
     /// The values of a property that were told.
     fn changes(&self, path: &str, property: &str) -> Vec<Value> {
         let all = self.signals("PropertiesChanged").into_iter().filter(|(of, _)| of == path);
-        all.filter_map(|(_, data)| data[1].get(property).map(|value| value["data"].clone())).collect()
+        all.filter_map(|(_, data)| data[1].get(property).map(|value| value["data"].clone()))
+            .collect()
     }
 }
 
@@ -288,10 +304,18 @@ fn changes_are_told() {
         gone.sort_by_key(Value::to_string);
         assert_eq!(gone, workers);
         let told = ear.changes(APP, "Workers");
-        let told: Vec<&str> =
-            told.last().and_then(Value::as_array).expect("paths").iter().filter_map(Value::as_str).collect();
+        let told: Vec<&str> = told
+            .last()
+            .and_then(Value::as_array)
+            .expect("paths")
+            .iter()
+            .filter_map(Value::as_str)
+            .collect();
         let asked = get(host, APP, APP1, "Workers");
-        assert!(told.len() == 2 && told.iter().all(|path| asked.contains(path)), "{told:?} {asked}");
+        assert!(
+            told.len() == 2 && told.iter().all(|path| asked.contains(path)),
+            "{told:?} {asked}"
+        );
 
         host.ok(&format!("kill -KILL {}", get(host, told[0], WORKER1, "Pid").replace("u ", "")));
         host.is_soon("the failure", || ear.changes(APP, "Failures") == [1]);
@@ -304,7 +328,10 @@ fn changes_are_told() {
             host.is_soon("the failed reload", || ear.signals("ReloadFailed").len() == times);
         }
         let failed = ear.signals("ReloadFailed");
-        assert!(failed[1].1[0].as_str().is_some_and(|why| why.contains("unknown key")), "{failed:?}");
+        assert!(
+            failed[1].1[0].as_str().is_some_and(|why| why.contains("unknown key")),
+            "{failed:?}"
+        );
         assert_eq!(ear.signals("Reloaded").len(), 1);
     });
 }
@@ -387,7 +414,8 @@ fn names_belong_to_their_apps() {
         // What is not of our making stays, and is in the way.
         let mine = "/etc/dbus-1/system.d/org.cohortd.App_third.conf";
         host.write(mine, "<busconfig/>\n");
-        let add = ["cohortctl", "add", "third", "--exec", "true", "--kind", "job", "--user", "myapp"];
+        let add =
+            ["cohortctl", "add", "third", "--exec", "true", "--kind", "job", "--user", "myapp"];
         let said = host.machine.run(&add);
         assert!(said.code == 1 && said.stderr.contains(mine), "{said}");
         assert_eq!(host.ok("find /etc/cohortd /etc/systemd/system -name *third*"), "");

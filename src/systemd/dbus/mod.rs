@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use zbus::fdo::{ObjectManager, RequestNameFlags, RequestNameReply};
 use zbus::Connection;
+use zbus::fdo::{ObjectManager, RequestNameFlags, RequestNameReply};
 
 use crate::supervisor::{Handle, Refusal, Request, Status, WorkerStatus};
 use access::Access;
@@ -54,7 +54,9 @@ enum BusError {
     Bus(#[from] zbus::Error),
     #[error("the system bus does not answer")]
     Silent,
-    #[error("the bus does not let us be {name}: {source}; `cohortctl add` writes the policy for it")]
+    #[error(
+        "the bus does not let us be {name}: {source}; `cohortctl add` writes the policy for it"
+    )]
     Name { name: String, source: zbus::Error },
     #[error("{name} is somebody else's")]
     Taken { name: String },

@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::fs::{Access, access};
+
 use super::units::Unit;
 use super::{CtlError, booted, systemctl};
 use crate::systemd::{dbus, unit_file};
@@ -11,9 +13,9 @@ use crate::systemd::{dbus, unit_file};
 /// Where an administrator's policies for the bus are.
 const BUS_FOLDER: &str = "/etc/dbus-1/system.d";
 
-/// Where polkit's actions may be, the better place first. polkit 122 only knows the second; without
-/// polkit there is none.
-const POLKIT_FOLDERS: [&str; 2] = ["/etc/polkit-1/actions", "/usr/share/polkit-1/actions"];
+/// Where polkit's actions are: the first that is there and can be written. The second is for a
+/// `/usr` that can't, and polkit 122 does not know it; without polkit there is none.
+const POLKIT_FOLDERS: [&str; 2] = ["/usr/share/polkit-1/actions", "/etc/polkit-1/actions"];
 
 /// The policy files of an app that runs as this user.
 pub(super) fn render(app: &str, user: &str) -> Vec<Unit> {
@@ -28,7 +30,7 @@ pub(super) fn render(app: &str, user: &str) -> Vec<Unit> {
     };
     let bus = fill(include_str!("../../packaging/dbus/org.cohortd.App.conf.in"));
     let polkit = fill(include_str!("../../packaging/polkit/org.cohortd.App.policy.in"));
-    let folder = POLKIT_FOLDERS.iter().find(|folder| Path::new(folder).is_dir());
+    let folder = POLKIT_FOLDERS.iter().find(|folder| access(**folder, Access::WRITE_OK).is_ok());
     let polkit = folder.map(|folder| Unit { path: polkit_file(folder, app), text: polkit });
     std::iter::once(Unit { path: bus_file(app), text: bus }).chain(polkit).collect()
 }

@@ -1,5 +1,5 @@
 // A hostile caller of the system bus: everything at once that no honest one would say, and most of it without
-// waiting for answers. Says "going" when it has begun, goes on for SECONDS, and then how much it has said.
+// waiting for answers. Says "going" when it has begun, goes on for SECONDS, and then how much it has said and heard.
 //
 // dbus-flood.js NAME SECONDS       NAME: of whom is called
 const net = require("node:net");
@@ -55,7 +55,7 @@ const large = [
   () => call(APP, APP1, "Scale", { types: "s", body: strings(huge) }),
 ];
 
-let said = 0;
+let [said, heard] = [0, 0]; // calls, and bytes of answers
 const until = Date.now() + Number(seconds) * 1000;
 
 function connect() {
@@ -74,7 +74,8 @@ function connect() {
     const user = Buffer.from(String(process.getuid())).toString("hex");
     bus.write(`\0AUTH EXTERNAL ${user}\r\n`);
   });
-  bus.on("data", () => {
+  bus.on("data", (chunk) => {
+    heard += chunk.length;
     if (begun) return;
     begun = true;
     bus.write("BEGIN\r\n");
@@ -89,4 +90,4 @@ function connect() {
 }
 
 for (let i = 0; i < 4; i++) connect();
-setTimeout(() => { console.log(JSON.stringify({ said })); process.exit(0); }, Number(seconds) * 1000 + 200);
+setTimeout(() => { console.log(JSON.stringify({ said, heard })); process.exit(0); }, Number(seconds) * 1000 + 200);

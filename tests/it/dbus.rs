@@ -177,9 +177,22 @@ fn methods_do_what_they_say() {
         let invalid = "org.freedesktop.DBus.Error.InvalidArgs";
         refused(host, "", "Signal int32:-2 int32:9", invalid, "-2 is no slot");
         refused(host, "", "Trigger int32:0 string:echo string:{", invalid, "is not JSON");
-        host.write("/etc/cohortd/myapp.toml", "wokers = 2\n");
+        let file = "/etc/cohortd/myapp.toml";
+        let config = host.ok(&format!("cat {file}"));
+        host.write(file, "wokers = 2\n");
         refused(host, "", "Reload", failed, "unknown key `wokers`");
         assert!(get(host, APP, APP1, "LastReloadError").contains("unknown key"));
+
+        // Who waits when the app is stopped is told so.
+        host.write(file, &config.replace("200ms", "1h"));
+        let send = format!("dbus-send --system --print-reply --dest={NAME} {APP} {APP1}.Reload");
+        host.ok(&format!("systemd-run --quiet --unit=waits {send}"));
+        host.is_soon("a roll", || get(host, APP, APP1, "State").contains("reloading 1/2"));
+        host.ok("systemctl stop myapp");
+        let waits = || host.ok("journalctl --no-pager -o cat -u waits");
+        host.is_soon("told", || {
+            waits().contains("Error org.cohortd.Error.Stopped: the app was stopped")
+        });
     });
 }
 
@@ -206,9 +219,12 @@ fn who_may_not_is_refused() {
         assert!(said.code == 1 && said.stderr == "Call failed: Access denied\n", "{said}");
         assert_eq!(host.processes(), before);
         assert_eq!(get(host, APP, APP1, "Failures"), "t 0");
+        assert!(!host.journal("").contains("called over D-Bus"));
 
         for (user, generation) in [(OWNER, 2), ("", 3)] {
             assert_eq!(host.ok(&call(user, "Reload")), format!("t {generation}"));
+            let id = host.ok(&format!("{user} id -u"));
+            host.logs("-t myapp", &format!("called over D-Bus user={id} method=\"Reload\""));
             host.ok(&call(user, "Scale u 3"));
             host.ok(&call(user, "ScaleBy i -1"));
         }

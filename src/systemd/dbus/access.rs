@@ -55,8 +55,12 @@ impl Access {
         }
     }
 
-    /// Whether this caller may, or why not.
-    pub(super) async fn check(&self, bus: &Connection, call: &Header<'_>) -> Result<(), CallError> {
+    /// The caller's user, if they may, or why not.
+    pub(super) async fn check(
+        &self,
+        bus: &Connection,
+        call: &Header<'_>,
+    ) -> Result<u32, CallError> {
         if call.primary().body_len() > MAX_CALL {
             return Err(CallError::TooMuch(format!("a call can have {MAX_CALL} bytes")));
         }
@@ -67,12 +71,12 @@ impl Access {
             user_of(bus, caller).await.map_err(|_| nobody())?
         };
         if user == 0 || user == self.owner {
-            return Ok(());
+            return Ok(user);
         }
         let _turn = self.questions.try_acquire().map_err(|_| too_many())?;
         let interactive = call.primary().flags().contains(Flags::ALLOW_INTERACTIVE_AUTH);
         let why_not = match self.ask_polkit(bus, caller, interactive).await {
-            Ok(Answer { is_authorized: true, .. }) => return Ok(()),
+            Ok(Answer { is_authorized: true, .. }) => return Ok(user),
             Ok(Answer { is_challenge: true, .. }) => "it wants a password here".to_owned(),
             Ok(_) => "it does not".to_owned(),
             Err(error) => format!("it can't be asked: {error}"),

@@ -79,13 +79,13 @@ pub fn start(app: &str, handle: Handle) -> io::Result<()> {
 }
 
 async fn stay(app: &str, handle: &Handle) {
-    let [mut pause, longest] = PAUSES;
-    let mut told = false;
+    let [shortest, longest] = PAUSES;
+    let (mut pause, mut told) = (shortest, false);
     loop {
         let error = match tokio::time::timeout(longest, Objects::show(app, handle)).await {
             Ok(Ok(objects)) => {
                 tracing::info!(name = bus_name(app), "on the system bus");
-                (pause, told) = (PAUSES[0], false);
+                (pause, told) = (shortest, false);
                 match objects.keep_up(handle.changes()).await {
                     Ok(()) => return,
                     Err(error) => error,
@@ -115,7 +115,7 @@ struct Objects {
 }
 
 impl Objects {
-    /// Shows them, first of all under the app's name.
+    /// Shows them, and then takes the app's name.
     async fn show(app: &str, handle: &Handle) -> Result<Objects, BusError> {
         let told = Arc::new(handle.ask(Request::Status).await?);
         let access = Access::new(app);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use zbus::message::Header;
+use zbus::names::MemberName;
 use zbus::{Connection, DBusError, fdo};
 
 use super::access::Access;
@@ -106,8 +107,11 @@ impl Shared {
         bus: &Connection,
         call: &Header<'_>,
     ) -> Result<SemaphorePermit<'_>, CallError> {
-        self.access.check(bus, call).await?;
-        self.calls.try_acquire().map_err(|_| too_many())
+        let user = self.access.check(bus, call).await?;
+        let turn = self.calls.try_acquire().map_err(|_| too_many())?;
+        let method = call.member().map(MemberName::as_str).unwrap_or_default();
+        tracing::info!(user, method, "called over D-Bus");
+        Ok(turn)
     }
 
     /// Asks the supervisor and waits for the effect.

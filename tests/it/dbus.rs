@@ -213,7 +213,8 @@ fn who_may_not_is_refused() {
         let before = host.processes();
         for method in changing {
             refused(host, NOBODY, method, denied, "use sudo");
-            refused(host, OPERATOR, method, denied, "polkit allows org.cohortd.manage.myapp");
+            let why = "polkit allows org.cohortd.manage.myapp; it wants a password here";
+            refused(host, OPERATOR, method, denied, why);
         }
         let said = host.run(&call(NOBODY, "Reload"));
         assert!(said.code == 1 && said.stderr == "Call failed: Access denied\n", "{said}");

@@ -18,14 +18,18 @@ use super::shared::{CallError, too_many};
 const BUS: &str = "org.freedesktop.DBus";
 const POLKIT: &str = "org.freedesktop.PolicyKit1";
 
-/// A call may be so large, in bytes: none of ours comes near it.
-const MAX_CALL: u32 = 1 << 20;
+/// A call may have so many MiB: none of ours comes near it.
+const MAX_CALL: u32 = 1;
 
 /// How many callers can be looked up at once.
 const MAX_LOOKUPS: usize = 64;
 
-/// How many calls polkit can be asked about at once. It may wait for a password.
+/// How many calls polkit can be asked about at once.
 const MAX_QUESTIONS: usize = 16;
+
+/// How many of them can wait for a password: whoever gives none keeps nobody from being let in
+/// without one.
+const MAX_PASSWORDS: usize = 16;
 
 /// The way to find out who may.
 pub(super) struct Access {
@@ -34,6 +38,7 @@ pub(super) struct Access {
     owner: u32,
     lookups: Semaphore,
     questions: Semaphore,
+    passwords: Semaphore,
 }
 
 /// What polkit says: `AuthorizationResult`.
@@ -52,6 +57,7 @@ impl Access {
             owner: geteuid().as_raw(),
             lookups: Semaphore::new(MAX_LOOKUPS),
             questions: Semaphore::new(MAX_QUESTIONS),
+            passwords: Semaphore::new(MAX_PASSWORDS),
         }
     }
 
@@ -61,8 +67,8 @@ impl Access {
         bus: &Connection,
         call: &Header<'_>,
     ) -> Result<u32, CallError> {
-        if call.primary().body_len() > MAX_CALL {
-            return Err(CallError::TooMuch(format!("a call can have {MAX_CALL} bytes")));
+        if call.primary().body_len() > MAX_CALL << 20 {
+            return Err(CallError::TooMuch(format!("a call can have at most {MAX_CALL} MiB")));
         }
         let nobody = || CallError::Denied("the bus does not say who calls".to_owned());
         let caller = call.sender().ok_or_else(nobody)?;
@@ -73,9 +79,18 @@ impl Access {
         if user == 0 || user == self.owner {
             return Ok(user);
         }
-        let _turn = self.questions.try_acquire().map_err(|_| too_many())?;
         let interactive = call.primary().flags().contains(Flags::ALLOW_INTERACTIVE_AUTH);
-        let why_not = match self.ask_polkit(bus, caller, interactive).await {
+        let mut answer = {
+            let _turn = self.questions.try_acquire().map_err(|_| too_many())?;
+            self.ask_polkit(bus, caller, false).await
+        };
+        if let Ok(Answer { is_authorized: false, is_challenge: true, .. }) = answer
+            && interactive
+        {
+            let _turn = self.passwords.try_acquire().map_err(|_| too_many())?;
+            answer = self.ask_polkit(bus, caller, true).await;
+        }
+        let why_not = match answer {
             Ok(Answer { is_authorized: true, .. }) => return Ok(user),
             Ok(Answer { is_challenge: true, .. }) => "it wants a password here".to_owned(),
             Ok(_) => "it does not".to_owned(),

@@ -15,7 +15,7 @@
 //! | [`relay`] | packets of the Socket.IO cluster adapter, from each worker to the others |
 //! | [`metrics`] | what monitoring systems are told, and the HTTP by which they ask |
 //! | [`supervisor`] | which workers there should be, and the loop that joins everything |
-//! | [`systemd`] | what systemd and its journal are told |
+//! | [`systemd`] | what systemd, its journal and the system bus are told |
 //! | [`places`] | where a running app keeps its sockets and files |
 //! | `sync` | how what is shared is locked |
 //! | [`sys`] | all that is `unsafe` |

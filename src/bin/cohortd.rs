@@ -136,6 +136,11 @@ async fn run_with_control(
             tracing::warn!(%error, "no control socket: cohortctl can't speak to this app")
         }
     }
+    if output == Output::Inherit
+        && let Err(error) = systemd::dbus::start(&config.app, handle.clone())
+    {
+        tracing::warn!(%error, "not on the system bus");
+    }
     let ended = supervisor::run(config, tls, sockets, output, delegated, asked).await;
     drop(handle); // its other end was there until now
     ended

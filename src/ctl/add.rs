@@ -6,11 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{CONFIG_FOLDER, CtlError, booted, schedule, systemctl, units};
+use super::{CONFIG_FOLDER, CtlError, booted, policies, schedule, systemctl, units};
 use crate::config::{APP_NAME, Config, Kind, is_app_name};
 use crate::route::Tls;
 
-/// Make an app a systemd service: write its configuration (unless it is there) and its units
+/// Make an app a systemd service: write its configuration (unless it is there), its units and policies
 #[derive(Debug, clap::Args)]
 pub struct Add {
     /// The app's name: of its configuration, its units and its log
@@ -60,15 +60,14 @@ impl Add {
             None => owner(&config)?,
         };
         let units = units::render(&config, &user, &programs()?);
-        if let Some(foreign) = units.iter().find_map(units::Unit::foreign) {
+        let policies = policies::render(&config.app, &user);
+        if let Some(foreign) = units.iter().chain(&policies).find_map(units::Unit::foreign) {
             return Err(CtlError::Refused(format!(
                 "{} exists and is not of cohortctl's making: choose another name or move it away",
                 foreign.display()
             )));
         }
         if let Some(text) = text {
-            fs::create_dir_all(CONFIG_FOLDER)
-                .map_err(|e| CtlError::file(Path::new(CONFIG_FOLDER), e))?;
             write(&file, &text)?;
         }
         // A handle by the name of a profile before, or the timer of a schedule before.
@@ -84,9 +83,10 @@ impl Add {
         for path in old {
             fs::remove_file(&path).map_err(|e| CtlError::file(&path, e))?;
         }
-        for unit in &units {
+        for unit in units.iter().chain(&policies) {
             write(&unit.path, &unit.text)?;
         }
+        policies::reload_bus()?;
         if booted() {
             systemctl(&["daemon-reload"])?;
             if config.reload.schedule().is_some() {
@@ -199,6 +199,9 @@ pub(super) fn programs() -> Result<PathBuf, CtlError> {
 /// All of the text or none of it.
 fn write(path: &Path, text: &str) -> Result<(), CtlError> {
     let error = |e| CtlError::file(path, e);
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(error)?;
+    }
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     fs::write(&new, text).map_err(error)?;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::print::{self, Tone};
-use super::{CtlError, add, booted, check, list, running, schedule, units};
+use super::{CtlError, add, booted, check, list, policies, running, schedule, units};
 use crate::config::{Config, Kind};
 use crate::route::Tls;
 use crate::supervisor::{Differences, Status};
@@ -295,6 +295,7 @@ fn installed(config: &Config, user: &str, findings: &mut Findings) {
     if let Ok(programs) = add::programs() {
         let stale = units::render(config, user, &programs)
             .into_iter()
+            .chain(policies::render(app, user))
             .find(|unit| unit_file::read(&unit.path).is_none_or(|text| text != unit.text));
         match stale {
             Some(unit) => findings.warning(

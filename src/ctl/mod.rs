@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod import;
 pub mod list;
 pub mod logs;
+mod policies;
 mod print;
 pub mod remove;
 pub mod running;

@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use super::{CONFIG_FOLDER, CtlError, booted, systemctl, units};
+use super::{CONFIG_FOLDER, CtlError, booted, policies, systemctl, units};
 use crate::config::is_app_name;
 
-/// Stop an app and remove its units; its configuration stays unless --purge is said
+/// Stop an app and remove its units and policies; its configuration stays unless --purge is said
 #[derive(Debug, clap::Args)]
 pub struct Remove {
     /// The app's name
@@ -37,9 +37,11 @@ impl Remove {
             // systemd would go on listing what has failed. Those that have not are no matter.
             let _ = systemctl(&[&["reset-failed"], &disable[2..]].concat());
         }
-        for unit in &units {
-            fs::remove_file(unit).map_err(|e| CtlError::file(unit, e))?;
+        let policies = if units.is_empty() { Vec::new() } else { policies::of_app(&self.app) };
+        for file in units.iter().chain(&policies) {
+            fs::remove_file(file).map_err(|e| CtlError::file(file, e))?;
         }
+        policies::reload_bus()?;
         if booted() {
             systemctl(&["daemon-reload"])?;
         }

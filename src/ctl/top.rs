@@ -232,7 +232,7 @@ mod tests {
         serde_json::from_value(json!({
             "app": "shop", "file": "/etc/cohortd/shop.toml", "state": "1/1 workers ready",
             "profile": "cluster", "pid": 8, "version": "1", "uptime": 3, "failures": 0,
-            "generation": 1, "wanted": 1, "workers": [worker]
+            "generation": 1, "wanted": 1, "failed_reloads": 0, "workers": [worker]
         }))
         .expect("a status")
     }

@@ -147,6 +147,8 @@ pub struct Status {
     pub generation: u64,
     /// How many workers there should be.
     pub wanted: usize,
+    /// How many reloads have failed.
+    pub failed_reloads: u64,
     /// Why the last reload failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_reload_error: Option<String>,

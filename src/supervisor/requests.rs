@@ -185,6 +185,7 @@ impl Supervisor {
         for reply in self.reloading.drain(..) {
             let _ = reply.send(Err(error.clone()));
         }
+        self.failed_reloads += 1;
         self.last_reload_error = Some(error);
     }
 
@@ -240,6 +241,7 @@ impl Supervisor {
             failures: self.shared.counts.failures(),
             generation: self.serving.0,
             wanted: self.fleet.wanted(),
+            failed_reloads: self.failed_reloads,
             last_reload_error: self.last_reload_error.clone(),
             workers,
         }

@@ -95,6 +95,7 @@ pub async fn run(
         processes: HashMap::new(),
         notifier: Notifier::default(),
         last_failure: None,
+        failed_reloads: 0,
         last_reload_error: None,
         reloading: Vec::new(),
         to_reload: Vec::new(),
@@ -134,6 +135,8 @@ pub(super) struct Supervisor {
     begun: Instant,
     /// What a worker failed at, for people.
     pub(super) last_failure: Option<(WorkerId, String)>,
+    /// How many reloads have failed.
+    pub(super) failed_reloads: u64,
     pub(super) last_reload_error: Option<String>,
     /// Who waits for the roll that is under way.
     pub(super) reloading: Vec<Reply<Reloaded>>,
@@ -238,7 +241,9 @@ impl Supervisor {
         let mut words: Vec<String> = workers.collect();
         words.sort_unstable();
         words.push(self.status(phase));
-        words.push(format!("{} {:?}", self.serving, self.last_reload_error));
+        // The same error twice is two failures.
+        let failed = self.failed_reloads;
+        words.push(format!("{} {failed} {:?}", self.serving, self.last_reload_error));
         words
     }
 

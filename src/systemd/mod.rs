@@ -1,5 +1,6 @@
-//! Talking to systemd.
+//! Talking to systemd, and to the system bus.
 
+pub mod dbus;
 pub mod events;
 pub mod journal;
 mod notify;

@@ -1,4 +1,4 @@
-//! The unit files that `cohortctl add` writes: where they are, and how they are known.
+//! The files that `cohortctl add` writes: where units are, and how all are known.
 
 use std::path::Path;
 
@@ -7,12 +7,14 @@ use crate::config::Config;
 /// Where an administrator's units live. A generator's could not be enabled.
 pub const FOLDER: &str = "/etc/systemd/system";
 
-/// How every unit of ours begins: what does not begin so is not overwritten or removed.
-pub const MARK: &str = "# Written by cohortctl add ";
+/// How every file of ours begins, in a unit and in XML: what does not begin so is not overwritten or
+/// removed.
+const MARKS: [&str; 2] = ["# Written by cohortctl add ", "<!-- Written by cohortctl add "];
 
-/// The text of a unit file, if it is one of ours.
+/// The text of a file, if it is one of ours.
 pub fn read(path: &Path) -> Option<String> {
-    std::fs::read_to_string(path).ok().filter(|text| text.starts_with(MARK))
+    let ours = |text: &String| MARKS.iter().any(|mark| text.starts_with(mark));
+    std::fs::read_to_string(path).ok().filter(ours)
 }
 
 /// Warns when the app's timer does not do what `[reload] schedule` says: only `cohortctl add`

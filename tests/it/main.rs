@@ -7,6 +7,7 @@ mod chaos;
 mod cluster;
 mod config;
 mod control;
+mod dbus;
 mod deliver;
 mod drain;
 mod environment;

@@ -38,7 +38,7 @@ fuzz: ## Fuzz what reads bytes of others, FUZZ_SECONDS=60 a target; needs cargo-
 
 test-setup: ## Install what the tests need: Debian, npm and pip packages, cargo-nextest
 	$(PACKAGES) cc:gcc node:nodejs npm:npm mmdebstrap:mmdebstrap mke2fs:e2fsprogs chromium:chromium \
-		openssl:openssl ip:iproute2 setpriv:util-linux flock:util-linux python3:python3 haproxy:haproxy \
+		openssl:openssl ip:iproute2 setpriv:util-linux flock:util-linux script:bsdutils python3:python3 haproxy:haproxy \
 		nginx:nginx
 	npm ci --prefix tests/js --no-fund --no-audit
 	python3 -c 'import ensurepip' 2>/dev/null || $(PACKAGES) ensurepip:python3-venv

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -245,6 +246,42 @@ fn ls_lists_what_runs() {
     assert_eq!(ours["status"]["pid"], app.pid());
 }
 
+/// On a terminal it shows what is there and goes on until a key is pressed; the terminal is then as it was.
+#[test]
+fn top_shows_the_workers_until_it_is_left() {
+    let app = Spec::new("web.js").start();
+    assert!(refused(&app, &["top"]).contains("this is no terminal"));
+    for (key, app_ends) in [("q", false), ("\x03", false), ("", true)] {
+        let command = format!("{} top {} --every 0.2", env!("CARGO_BIN_EXE_cohortctl"), app.name());
+        // A terminal of its own.
+        let mut script = Command::new("script")
+            .args(["--quiet", "--return", "--flush", "--command", &command, "/dev/null"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("script starts");
+        let mut shown = script.stdout.take().expect("piped");
+        let mut keys = script.stdin.take().expect("piped");
+        let mut seen = String::new();
+        let mut bytes = [0; 4096];
+        // The second look has rates.
+        while !(seen.matches("ready").count() > 4 && seen.contains('▁')) {
+            let n = shown.read(&mut bytes).expect("it is shown");
+            assert_ne!(n, 0, "it ended: {seen}");
+            seen += &String::from_utf8_lossy(&bytes[..n]);
+        }
+        assert!(seen.contains("2/2 workers ready, generation 1, 0 requests/s"), "{seen}");
+        keys.write_all(key.as_bytes()).expect("it reads");
+        if app_ends {
+            app.signal("INT");
+        }
+        shown.read_to_string(&mut seen).expect("text");
+        let left = script.wait().expect("our child");
+        assert_eq!(left.success(), !app_ends, "{left} {seen}");
+        assert!(seen.trim_end().contains("\x1b[?25h\x1b[?1049l"), "the screen is back: {seen}");
+    }
+}
+
 #[test]
 fn diff_tells_what_a_reload_would_bring() {
     let app = Spec::new("web.js").env("SECRET", "hunter2").start();
@@ -274,7 +311,7 @@ fn completions_know_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let output = text(&cohortctl().args(["completions", shell]).output().expect("starts"));
         assert_eq!(output.0, Some(0));
-        for command in ["doctor", "reload", "trigger"] {
+        for command in ["doctor", "import", "logs", "top", "trigger"] {
             assert!(output.1.contains(command), "{shell}: {command}");
         }
     }

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::app::{App, Spec, client, free_port, js, kill, until};
+use crate::app::{App, Spec, client, cohortctl, free_port, js, kill, until};
 use crate::languages::installed;
 use crate::raw::{Answer, Wire, get};
 use crate::reload::{ok, refused};
@@ -270,6 +270,10 @@ fn ends_of_workers_have_their_causes() {
     ok(app, &["scale", "3"]);
     ok(app, &["scale", "2"]);
     ended("scale", 1.0);
+    let slot = format!("{}#0", app.name());
+    let restarted = cohortctl().args(["restart", &slot]).output().expect("cohortctl starts");
+    assert!(restarted.status.success(), "{restarted:?}");
+    ended("request", 1.0);
     app.change("workers = 2", "workers = 0");
     refused(app, &["reload"]);
     app.change("workers = 0", "workers = 2");

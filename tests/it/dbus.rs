@@ -144,7 +144,7 @@ fn methods_do_what_they_say() {
         let now = restarted.replace("t ", "");
         assert!(get(host, APP, APP1, "Workers").ends_with(&format!("/worker/{now}\"")));
         assert_eq!(host.ok(&call("", "Signal ii 1 12")), format!("at 1 {now}"));
-        host.logs("-t myapp", "got SIGUSR2");
+        host.logs("", "got SIGUSR2");
         host.is_soon("actions", || {
             host.run(&call("", "Trigger iss -1 only-one ")).code == 1
                 && host.ok("cohortctl trigger myapp").contains("only-one")

@@ -154,7 +154,7 @@ fn a_job_is_kept_running() {
     let app = job(&folder, "[reload]\ncanary = \"0s\"").start_only();
     app.wait_for_times(" ready worker=", 2);
     let names = || std::fs::read_dir(folder.path()).expect("a folder").count();
-    assert_eq!(names(), 2);
+    assert!(until(|| names() == 2), "{} have begun", names());
     kill("KILL", app.workers()[&0]);
     app.wait_for_times(" ready worker=", 3);
     ok(&app, &["scale", "3"]);

@@ -3,6 +3,7 @@
 //! `tests/config/bad/NAME.toml` has its message in `NAME.expected`; `BLESS=1` writes them anew, to
 //! be read before they are committed.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -35,6 +36,73 @@ fn every_mistake_has_its_message() {
         seen += 1;
     }
     assert!(seen > 40, "only {seen} files found");
+}
+
+/// Every key that the parser knows is in the reference, none that it does not know, and what is said there
+/// of defaults is so.
+#[test]
+fn the_reference_is_that_of_the_parser() {
+    const PAGE: &str = include_str!("../../docs/configuration.md");
+    let parse = |text: &str| {
+        let smallest = "exec = [\"node\", \"x.js\"]\nlisten = [\"8080\"]\n";
+        Config::parse(Path::new("shop.toml"), &format!("{smallest}{text}\n"))
+    };
+    let mut table = String::new();
+    let mut documented: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut defaults = Vec::new();
+    for line in PAGE.lines().take_while(|line| !line.starts_with("## ")) {
+        let cells: Vec<&str> =
+            line.split(" | ").map(|cell| cell.trim_matches(['|', ' '])).collect();
+        let code = |cell: &str| {
+            let inside = cell.strip_prefix('`')?.strip_suffix('`')?;
+            (!inside.contains('`')).then(|| inside.to_owned())
+        };
+        let (key, default) = match cells.as_slice() {
+            [key, default, _] => (code(key), *default),
+            [name, key, default, ..] => {
+                if let Some(name) = code(name).or_else(|| name.is_empty().then(|| table.clone())) {
+                    table = name.trim_matches(['[', ']']).to_owned();
+                }
+                (code(key), *default)
+            }
+            _ => continue,
+        };
+        let Some(key) = key.filter(|key| !key.starts_with('[')) else { continue };
+        if let Some(value) = code(default) {
+            let head = if table.is_empty() { String::new() } else { format!("[{table}]\n") };
+            // What it takes for the key to mean something.
+            let with = match key.as_str() {
+                "every" | "fail_after" => "http = \"/\"\n",
+                "prom_client" => "listen = \"127.0.0.1:9464\"\n",
+                _ => "",
+            };
+            defaults.push((format!("{head}{with}"), format!("{key} = {value}")));
+        }
+        documented.entry(table.clone()).or_default().push(key);
+    }
+    for (table, keys) in &mut documented {
+        let head = if table.is_empty() { String::new() } else { format!("[{table}]\n") };
+        let error = parse(&format!("{head}zzzzzz = 1")).expect_err("an unknown key").to_string();
+        let known = error.split_once("known here: ").expect("they are listed").1;
+        let known = known.lines().next().unwrap_or_default().split(", ");
+        // Tables have rows of their own, or no keys that are known.
+        let tables = PAGE.split("`[").skip(1).map(|rest| rest.split(['.', ']']).next());
+        let tables: Vec<&str> = tables.flatten().chain(["relay"]).collect();
+        let mut known: Vec<&str> = known.filter(|key| !tables.contains(key)).collect();
+        known.sort_unstable();
+        keys.sort_unstable();
+        assert_eq!(*keys, known, "[{table}]");
+    }
+    assert!(documented.len() >= 10 && defaults.len() > 25, "{documented:?} {defaults:?}");
+    let words = |config: Config| {
+        let text = format!("{config:?}");
+        text.rsplit_once(", keys: ").expect("its last field").0.to_owned()
+    };
+    for (before, default) in defaults {
+        let [without, with] = [parse(&before), parse(&format!("{before}{default}"))];
+        let with = with.unwrap_or_else(|error| panic!("{default}: {error}"));
+        assert_eq!(words(with), words(without.expect("right")), "{default} is not the default");
+    }
 }
 
 #[test]

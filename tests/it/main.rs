@@ -9,6 +9,7 @@ mod config;
 mod control;
 mod dbus;
 mod deliver;
+mod docs;
 mod drain;
 mod environment;
 mod examples;

@@ -1,0 +1,54 @@
+//! What the documentation says to type does what it says: each `sh` block is run as it stands.
+
+use std::fs;
+use std::path::Path;
+
+use crate::machine::Suite;
+use crate::systemd::{Host, on};
+
+/// The blocks of a page that are for a shell, in their order.
+fn blocks(page: &str) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(page);
+    let text = fs::read_to_string(path).expect("a page");
+    let blocks = text.split("\n```sh\n").skip(1);
+    blocks.map(|rest| rest.split_once("\n```\n").expect("a block ends").0.to_owned()).collect()
+}
+
+fn run_all(host: &Host, page: &str) {
+    let blocks = blocks(page);
+    assert!(blocks.len() > 5, "{page} has {} blocks", blocks.len());
+    for block in blocks {
+        host.write("/tmp/block", &format!("set -eu\n{block}\n"));
+        let out = host.run("sh /tmp/block");
+        assert_eq!(out.code, 0, "{page}:\n{block}\n{out}\n{}", host.journal("-n 30"));
+    }
+}
+
+fn with_node(behaves: impl Fn(&Host)) {
+    on(Suite::Bookworm, |host| {
+        host.ok("ln -s /opt/node/bin/node /usr/local/bin/node");
+        behaves(host);
+    });
+}
+
+#[test]
+fn the_quick_start_works() {
+    with_node(|host| {
+        run_all(host, "quick-start.md");
+        assert_eq!(host.run("curl -s http://127.0.0.1:8080").code, 7, "nothing is left of it");
+    });
+}
+
+#[test]
+fn the_operations_work() {
+    with_node(|host| {
+        host.write(
+            "/srv/myapp/app.js",
+            "for (const port of [8080, 8081]) require('node:http').createServer((_, res) => res.end('hello')).listen(port);",
+        );
+        host.add("myapp", "app.js", "8080");
+        host.ok("systemctl start myapp@cluster");
+        run_all(host, "operations.md");
+        assert_eq!(host.get("http://127.0.0.1:8081"), "hello");
+    });
+}

@@ -101,3 +101,26 @@ fn an_imported_app_is_served() {
         assert!(["0", "1"].contains(&host.get("http://127.0.0.1:8080/").as_str()));
     });
 }
+
+/// The app of Socket.IO's page on PM2, with its file: what `@socket.io/pm2` would run is served, and all of
+/// Socket.IO works over the two workers.
+#[test]
+fn the_socket_io_app_is_served_from_its_ecosystem_file() {
+    on_each(|host| {
+        host.write(
+            "/srv/myapp/ecosystem.config.js",
+            r#"module.exports = {
+                apps: [{ name: "myapp", script: "worker.js", instances: 2, exec_mode: "cluster" }],
+            };"#,
+        );
+        host.write(
+            "/srv/myapp/worker.js",
+            "require('/srv/js/apps/sio.js'); // serves by setupWorker of @socket.io/sticky",
+        );
+        host.ok("ln -s /opt/node/bin/node /usr/local/bin/node");
+        host.ok("cohortctl import /srv/myapp/ecosystem.config.js");
+        host.ok("cohortctl add myapp --user myapp");
+        host.ok("systemctl start myapp@cluster");
+        host.ok("node /srv/js/clients/suite.js http://127.0.0.1:8080 3 2");
+    });
+}

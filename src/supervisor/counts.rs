@@ -5,9 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::fleet::Exit;
 use super::health::Ill;
-use super::run::Supervisor;
 use crate::metrics::{Tally, cases};
-use crate::worker::WorkerId;
 use crate::worker::channel::ChannelError;
 
 cases! {
@@ -115,26 +113,6 @@ impl Counts {
 
     pub(super) fn started(&self) -> u64 {
         self.started.load(Ordering::Relaxed)
-    }
-}
-
-impl Supervisor {
-    /// A worker is to end for this reason, unless there was one before.
-    pub(super) fn ends(&mut self, id: WorkerId, cause: Cause) {
-        if let Some(process) = self.processes.get_mut(&id) {
-            process.ends.get_or_insert(cause);
-        }
-    }
-
-    /// Why a worker is to go with which nothing is wrong.
-    pub(super) fn why_it_leaves(&self, id: WorkerId) -> Cause {
-        match self.processes.get(&id) {
-            Some(process) if process.worker.slot >= self.fleet.wanted() => Cause::Scale,
-            Some(process) if process.generation == self.serving && !self.fleet.is_rolling() => {
-                Cause::Request
-            }
-            _ => Cause::Reload,
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod commands;
 mod counts;
+mod ends;
 pub mod fleet;
 mod handle;
 mod health;

@@ -3,7 +3,6 @@
 
 use std::env;
 use std::fmt;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
@@ -29,12 +28,9 @@ pub struct Tls {
 }
 
 /// A PEM file, with its place in the configuration: what is wrong with it is found out when it is
-/// read.
+/// read. Two are equal if they are named alike, wherever that stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pem {
-    source: Source,
-    span: Range<usize>,
-}
+pub struct Pem(Spanned<Source>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Source {
@@ -47,7 +43,7 @@ enum Source {
 impl Pem {
     /// The credential's name, if it is one.
     pub fn credential(&self) -> Option<&str> {
-        match &self.source {
+        match self.0.as_ref() {
             Source::Credential(name) => Some(name),
             Source::File(_) => None,
         }
@@ -58,7 +54,7 @@ impl Pem {
     /// # Errors
     /// There are no credentials here.
     pub fn path(&self, directory: &Path) -> Result<PathBuf, String> {
-        match &self.source {
+        match self.0.as_ref() {
             Source::File(path) => Ok(directory.join(path)),
             Source::Credential(name) => match env::var_os("CREDENTIALS_DIRECTORY") {
                 Some(folder) => Ok(Path::new(&folder).join(name)),
@@ -73,7 +69,7 @@ impl Pem {
 /// As in the file.
 impl fmt::Display for Pem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.source {
+        match self.0.as_ref() {
             Source::File(path) => write!(f, "{}", path.display()),
             Source::Credential(name) => write!(f, "credential:{name}"),
         }
@@ -83,7 +79,7 @@ impl fmt::Display for Pem {
 impl Config {
     /// Something is wrong with a PEM file that the configuration names.
     pub(crate) fn bad_pem(&self, pem: &Pem, message: impl Into<String>) -> ConfigError {
-        self.at(pem.span.clone(), message)
+        self.at(pem.0.span(), message)
     }
 }
 
@@ -118,7 +114,7 @@ impl Check<'_> {
             None if !word.is_empty() && !word.contains('\0') => Source::File(word.into()),
             _ => return self.error(text.span(), format!("expected {PEM}, found {word:?}")),
         };
-        Ok(Pem { source, span: text.span() })
+        Ok(Pem(Spanned::new(text.span(), source)))
     }
 
     /// The entries of `listen` whose connections are encrypted.

@@ -120,6 +120,19 @@ mod tests {
         }
     }
 
+    /// What stands behind it moves, and is what it was.
+    #[test]
+    fn a_longer_number_is_as_good() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let file = folder.path().join("shop.toml");
+        let text = "exec = ['a']\nlisten = ['443']\nworkers = 2\nenv_file = '-x'\n\
+                    [reload]\nschedule = 'daily'\n[tls]\ncertificate = 'c'\nkey = 'credential:k'\n";
+        std::fs::write(&file, text).expect("written");
+        super::workers("shop", &file, 12).expect("saved");
+        let saved = std::fs::read_to_string(&file).expect("readable");
+        assert_eq!(saved, text.replace("workers = 2", "workers = 12"));
+    }
+
     #[test]
     fn a_number_that_is_not_there_follows_the_last_key_of_the_top() {
         for (text, newline) in [

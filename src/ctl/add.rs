@@ -6,7 +6,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{CONFIG_FOLDER, CtlError, booted, policies, schedule, systemctl, units};
+use serde_json::json;
+
+use super::{CONFIG_FOLDER, CtlError, booted, policies, print, schedule, systemctl, units};
 use crate::config::{APP_NAME, Config, Kind, is_app_name};
 use crate::route::Tls;
 
@@ -33,6 +35,9 @@ pub struct Add {
     /// The user that everything runs as [default: the owner of the directory]
     #[arg(long)]
     user: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl Add {
@@ -98,12 +103,19 @@ impl Add {
             Kind::Node | Kind::Socket => format!("{}.socket ", config.app),
             Kind::Job => String::new(),
         };
+        let start = format!("systemctl enable --now {socket}{}@{}", config.app, config.profile);
+        if self.json {
+            let written: Vec<_> = units.iter().chain(&policies).map(|unit| &unit.path).collect();
+            print::json(&json!({
+                "app": config.app, "file": file, "user": user, "written": written, "start": start,
+            }));
+            return Ok(());
+        }
         println!(
             "{app} is configured in {file} and runs as {user}. To start it, now and at each boot:\n  \
-             systemctl enable --now {socket}{app}@{profile}",
+             {start}",
             app = config.app,
             file = file.display(),
-            profile = config.profile,
         );
         if let Some(schedule) = config.reload.schedule() {
             println!("While it runs, {timer} reloads it: {schedule}");

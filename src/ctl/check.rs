@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CONFIG_FOLDER, CtlError, schedule};
+use serde_json::json;
+
+use super::{CONFIG_FOLDER, CtlError, print, schedule};
 use crate::config::{Config, is_app_name};
 use crate::route::Tls;
 
@@ -14,6 +16,9 @@ pub struct Check {
     /// Also fail unless this profile is the configured one
     #[arg(long)]
     profile: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// The file of an app's name, or the file itself.
@@ -44,6 +49,14 @@ impl Check {
             )));
         }
         let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+        if self.json {
+            print::json(&json!({
+                "app": config.app, "file": config.file, "profile": config.profile,
+                "exec": config.exec, "directory": config.directory, "workers": config.workers,
+                "listen": listen,
+            }));
+            return Ok(());
+        }
         println!(
             "{}: right. {} workers of {:?} in {}, listening on {}",
             config.file.display(),

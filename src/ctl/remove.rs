@@ -1,9 +1,11 @@
 //! `cohortctl remove`: an app is no systemd service any more.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::{CONFIG_FOLDER, CtlError, booted, policies, systemctl, units};
+use serde_json::json;
+
+use super::{CONFIG_FOLDER, CtlError, booted, policies, print, systemctl, units};
 use crate::config::is_app_name;
 
 /// Stop an app and remove its units and policies; its configuration stays unless --purge is said
@@ -14,6 +16,9 @@ pub struct Remove {
     /// Remove its configuration too
     #[arg(long)]
     purge: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl Remove {
@@ -38,7 +43,8 @@ impl Remove {
             let _ = systemctl(&[&["reset-failed"], &disable[2..]].concat());
         }
         let policies = if units.is_empty() { Vec::new() } else { policies::of_app(&self.app) };
-        for file in units.iter().chain(&policies) {
+        let mut removed: Vec<PathBuf> = units.into_iter().chain(policies).collect();
+        for file in &removed {
             fs::remove_file(file).map_err(|e| CtlError::file(file, e))?;
         }
         policies::reload_bus()?;
@@ -47,6 +53,14 @@ impl Remove {
         }
         if self.purge && file.exists() {
             fs::remove_file(&file).map_err(|e| CtlError::file(&file, e))?;
+            removed.push(file.clone());
+        }
+        if self.json {
+            print::json(&json!({ "app": self.app, "removed": removed }));
+        } else if file.exists() {
+            println!("{} is no service any more; {} stays", self.app, file.display());
+        } else {
+            println!("{} is removed", self.app);
         }
         Ok(())
     }

@@ -526,7 +526,21 @@ fn each_command_does_what_it_says_under_systemd() {
             let out = host.ok(&format!("varlinkctl call {at} org.cohortd.App.Reload {{}}"));
             assert!(out.contains("\"generation\":3"), "{out}");
         }
-        host.ok("cohortctl remove myapp");
+        let checked: Value =
+            serde_json::from_str(&host.ok("cohortctl check myapp --json")).expect("JSON");
+        assert_eq!((&checked["app"], &checked["workers"]), (&json!("myapp"), &json!(2)));
+        let added: Value =
+            serde_json::from_str(&host.ok("cohortctl add myapp --user myapp --json"))
+                .expect("JSON");
+        assert_eq!(added["start"], "systemctl enable --now myapp.socket myapp@cluster");
+        let removed: Value =
+            serde_json::from_str(&host.ok("cohortctl remove myapp --json")).expect("JSON");
+        let sorted = |paths: &Value| {
+            let mut paths = paths.as_array().expect("a list").clone();
+            paths.sort_by_key(Value::to_string);
+            paths
+        };
+        assert_eq!(sorted(&removed["removed"]), sorted(&added["written"]));
         assert!(
             host.ok("cohortctl ls").contains("not running")
                 || host.ok("cohortctl ls").contains("inactive")

@@ -127,10 +127,14 @@ impl Screen {
 
     /// As much of the text as there is room for.
     fn show(&self, text: &str) -> io::Result<()> {
-        let size = tcgetwinsize(io::stdout())?;
+        // A terminal that does not know its size says 0.
+        let rows = match tcgetwinsize(io::stdout())?.ws_row {
+            0 => usize::MAX,
+            rows => usize::from(rows) - 1,
+        };
         let mut out = io::stdout().lock();
         write!(out, "\x1b[H")?;
-        for line in text.lines().take(usize::from(size.ws_row).saturating_sub(1)) {
+        for line in text.lines().take(rows) {
             // Without wrapping: what is too long ends at the edge.
             write!(out, "\x1b[?7l{line}\x1b[?7h\x1b[K\r\n")?;
         }
@@ -182,7 +186,7 @@ const TITLES: [&str; 10] = [
 impl Seen {
     fn text(&self) -> String {
         let Some((_, status)) = &self.last else { return String::new() };
-        let all: f64 = self.rates.values().map(|rates| rates.requests).sum();
+        let all = self.rates.values().fold(0.0, |all, rates| all + rates.requests);
         let most = self.history.values().flatten().copied().fold(1.0, f64::max);
         let rows: Vec<_> = status.workers.iter().map(|worker| self.row(worker, most)).collect();
         format!(

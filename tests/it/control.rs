@@ -512,6 +512,10 @@ fn each_command_does_what_it_says_under_systemd() {
         host.is_soon("actions", || host.ok("cohortctl trigger myapp").contains("echo"));
         assert!(host.ok("cohortctl trigger myapp#0 where").contains("myapp#0: {\"slot\":0}"));
 
+        let top = "printf q | script -qefc 'cohortctl top myapp' /dev/null"; // a terminal
+        let shown = host.machine.ok(&["sh", "-c", top]);
+        assert!(shown.contains("generation 2, 0 requests/s"), "{shown}");
+
         let other = "setpriv --reuid=nobody --regid=nogroup --clear-groups";
         let out = host.run(&format!("{other} cohortctl reload myapp"));
         assert!(out.code == 1 && out.stderr.contains("use sudo"), "{out}");

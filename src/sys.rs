@@ -3,9 +3,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::atomic::AtomicU8;
 
 use rustix::ioctl::{Getter, Opcode, ioctl};
 use tokio::io::Interest;
@@ -52,4 +53,33 @@ pub fn unsent(socket: impl AsFd) -> io::Result<usize> {
     // SAFETY: it gives one int.
     let unsent = unsafe { ioctl(socket, Getter::<SIOCOUTQ, libc::c_int>::new())? };
     Ok(usize::try_from(unsent).unwrap_or(0))
+}
+
+/// Memory that is a file's, for as long as this process lives: `length` bytes, which the file has.
+///
+/// # Errors
+/// The kernel's.
+pub fn map(file: impl AsFd, length: usize) -> io::Result<&'static [AtomicU8]> {
+    use rustix::mm::{MapFlags, ProtFlags, mmap};
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping, where the kernel has room; it is never taken away. Whoever else has the
+    // file may write to it at any time, which is what atomics are for; that the file gets no shorter
+    // is the caller's promise.
+    unsafe {
+        let memory = mmap(std::ptr::null_mut(), length, access, MapFlags::SHARED, file, 0)?;
+        Ok(std::slice::from_raw_parts(memory.cast(), length))
+    }
+}
+
+/// Owns a descriptor that was handed over, and that nobody else in this process has; no worker
+/// inherits it.
+///
+/// # Errors
+/// It is none.
+pub fn own(descriptor: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: whoever calls this has taken it from the list of those that were handed over, where
+    // each is once.
+    let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    rustix::io::fcntl_setfd(&owned, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(owned)
 }

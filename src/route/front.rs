@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
@@ -19,6 +19,7 @@ use super::admission::Admission;
 use super::counts::{Counts, SlotCounts};
 use super::given::Speaks;
 use super::head::Session;
+use super::notes::Notes;
 use super::pair::Pairs;
 use super::table::Sessions;
 use super::tls::Tls;
@@ -71,6 +72,7 @@ pub struct Front {
     pub(super) turn: AtomicUsize,
     pub(super) begun: Instant,
     pub(super) admission: Admission,
+    notes: OnceLock<Arc<dyn Notes>>,
     /// What has come here.
     pub counts: Counts,
     /// What each slot's workers have done.
@@ -99,12 +101,27 @@ impl Front {
             turn: AtomicUsize::new(0),
             begun: Instant::now(),
             admission: Admission::default(),
+            notes: OnceLock::new(),
             counts: Counts::default(),
             slots: Mutex::default(),
             stop: CancellationToken::new(),
             accepting: TaskTracker::new(),
             connections: TaskTracker::new(),
         })
+    }
+
+    /// Somebody takes notes from now on.
+    pub fn take_notes(&self, notes: Arc<dyn Notes>) {
+        let _ = self.notes.set(notes); // there is one
+    }
+
+    pub(super) fn notes(&self) -> Option<&Arc<dyn Notes>> {
+        self.notes.get()
+    }
+
+    /// Sessions that are known, as a successor is told of them.
+    pub fn sessions(&self) -> Vec<(Box<str>, WorkerId, Duration)> {
+        lock(&self.sessions).all().collect()
     }
 
     /// Routes by other settings from now on.
@@ -138,7 +155,12 @@ impl Front {
 
     /// A session has begun in a worker; `silence` is how long it may be without a request.
     pub fn session_opened(&self, sid: &str, worker: WorkerId, silence: Option<Duration>) {
-        lock(&self.sessions).open(sid, worker, silence, self.begun.elapsed());
+        let mut sessions = lock(&self.sessions);
+        let is_news = sessions.open(sid, worker, silence, self.begun.elapsed());
+        drop(sessions);
+        if let Some(notes) = self.notes.get().filter(|_| is_news) {
+            notes.session_opened(sid, worker, silence);
+        }
         if let Some(waiting) = lock(&self.parked).remove(sid) {
             waiting.notify_waiters();
         }
@@ -147,6 +169,9 @@ impl Front {
     /// A worker says that a session of its own has ended.
     pub fn session_closed(&self, sid: &str, worker: WorkerId) {
         lock(&self.sessions).close(sid, worker);
+        if let Some(notes) = self.notes.get() {
+            notes.session_ended(sid);
+        }
         self.tell_of_less(worker);
     }
 
@@ -183,6 +208,9 @@ impl Front {
     /// with that.
     pub(super) fn end_session(&self, sid: &str, worker: WorkerId) {
         lock(&self.sessions).end(sid, worker);
+        if let Some(notes) = self.notes.get() {
+            notes.session_ended(sid);
+        }
         if let Some(poll) = lock(&self.polls).get(sid) {
             poll.notify_waiters();
         }

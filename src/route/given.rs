@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::peer::Peer;
 use super::upstream::ListenerId;
+use crate::worker::Spoken;
 use crate::worker::held::Place;
 
 /// What is spoken on a connection, as far as that decides how it can be closed.
@@ -19,6 +20,26 @@ pub(super) enum Speaks {
     WebSocket,
     /// What only its ends can read: TLS, HTTP/2.
     Other,
+}
+
+impl From<Spoken> for Speaks {
+    fn from(spoken: Spoken) -> Speaks {
+        match spoken {
+            Spoken::Http => Speaks::Http(None),
+            Spoken::WebSocket => Speaks::WebSocket,
+            Spoken::Other => Speaks::Other,
+        }
+    }
+}
+
+impl From<&Speaks> for Spoken {
+    fn from(speaks: &Speaks) -> Spoken {
+        match speaks {
+            Speaks::Http(_) => Spoken::Http,
+            Speaks::WebSocket => Spoken::WebSocket,
+            Speaks::Other => Spoken::Other,
+        }
+    }
 }
 
 /// Where a connection came from.
@@ -60,6 +81,11 @@ impl Given {
         let due = self.new >= NEW && !self.looking && rested();
         self.looking |= due;
         due
+    }
+
+    /// What is spoken on each.
+    pub(super) fn all(&self) -> impl Iterator<Item = (u64, Spoken)> {
+        self.by_inode.iter().map(|(inode, speaks)| (*inode, speaks.into()))
     }
 
     /// About how many there are.

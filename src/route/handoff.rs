@@ -57,6 +57,9 @@ pub(super) async fn hand_over(
         let Ok(fd) = release(client) else { return };
         let Ok(inode) = rustix::fs::fstat(&fd).map(|stat| stat.st_ino) else { return };
         let Err(fd) = upstream.hand_over(listener, fd, None).await else {
+            if let Some(notes) = front.notes() {
+                notes.given(upstream.worker.id, inode, (&speaks).into());
+            }
             return upstream.given_away(inode, speaks);
         };
         drop(in_flight);

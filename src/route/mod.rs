@@ -27,6 +27,7 @@ mod handoff;
 pub mod head;
 mod idle;
 mod methods;
+mod notes;
 mod pair;
 mod peek;
 mod peer;
@@ -46,5 +47,6 @@ pub mod websocket;
 
 pub use counts::{Counts, SlotCounts};
 pub use front::Front;
+pub use notes::Notes;
 pub use tls::Tls;
-pub use upstream::{ListenerId, Upstream};
+pub use upstream::{Doors, ListenerId, Upstream};

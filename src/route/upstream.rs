@@ -1,7 +1,7 @@
 //! A worker as the front-end sees it: how to reach it, how busy it is, and the connections to it
 //! that wait for their next request.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use hyper::StatusCode;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
@@ -52,6 +53,23 @@ enum Door {
     Shared(String),
     /// To its private socket. Nothing can be handed over there.
     Private(PathBuf),
+}
+
+/// How connections get into a worker, as a successor is told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doors {
+    /// By listener: the key of its server.
+    #[serde(default)]
+    servers: BTreeMap<usize, String>,
+    /// By @socket.io/sticky.
+    #[serde(default)]
+    sticky: bool,
+    /// It accepts itself at this port or path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shared: Option<String>,
+    /// By its private socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    private: Option<PathBuf>,
 }
 
 /// A worker that requests can be sent to.
@@ -200,6 +218,36 @@ impl Upstream {
         self.requests.load(Ordering::Relaxed)
     }
 
+    /// How connections get into it.
+    pub fn doors(&self) -> Doors {
+        let servers = lock(&self.servers);
+        Doors {
+            servers: servers.iter().map(|(listener, key)| (listener.0, key.clone())).collect(),
+            sticky: self.is_sticky(),
+            shared: self.shared.get().cloned(),
+            private: self.private.get().cloned(),
+        }
+    }
+
+    /// So connections get into it, which a predecessor knew.
+    pub fn open_doors(&self, doors: Doors) {
+        let servers = doors.servers.into_iter().map(|(at, key)| (ListenerId(at), key));
+        lock(&self.servers).extend(servers);
+        self.sticky.store(doors.sticky, Ordering::Relaxed);
+        doors.shared.into_iter().for_each(|at| self.listens_itself(at));
+        doors.private.into_iter().for_each(|path| self.open_private(path));
+    }
+
+    /// It has this connection, which a predecessor gave it.
+    pub fn has_been_given(&self, inode: u64, spoken: Spoken) {
+        lock(&self.given).add(inode, spoken.into());
+    }
+
+    /// The connections that it was given and may still have.
+    pub fn all_given(&self) -> Vec<(u64, Spoken)> {
+        lock(&self.given).all().collect()
+    }
+
     /// A client's connection was handed over for good.
     pub(super) fn given_away(self: &Arc<Self>, inode: u64, speaks: Speaks) {
         self.counts.handed_over.count((&speaks).into());
@@ -226,13 +274,8 @@ impl Upstream {
         let accepted = accepted
             .into_iter()
             .filter_map(|(spoken, descriptor)| {
-                let speaks = match spoken {
-                    Spoken::Http => Speaks::Http(None),
-                    Spoken::WebSocket => Speaks::WebSocket,
-                    Spoken::Other => Speaks::Other,
-                };
                 let (inode, place) = self.worker.socket(descriptor)?;
-                Some(Connection { inode, speaks, place })
+                Some(Connection { inode, speaks: spoken.into(), place })
             })
             .collect();
         Some(accepted)

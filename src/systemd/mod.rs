@@ -2,6 +2,7 @@
 
 pub mod dbus;
 pub mod events;
+pub mod fd_store;
 pub mod journal;
 mod notify;
 pub mod post_stop;

@@ -6,6 +6,7 @@ pub mod channel;
 pub mod held;
 mod hook;
 mod id;
+pub mod marks;
 pub mod memory;
 pub mod notify;
 pub mod probe;
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::process::Pid;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 pub use actions::Actions;
@@ -41,7 +42,8 @@ use wire::{Incoming, Value};
 const HOOK_LIMIT: Duration = Duration::from_secs(5);
 
 /// What is spoken on a connection, as the worker knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Spoken {
     /// HTTP.
     Http,
@@ -67,6 +69,20 @@ pub enum TriggerError {
 struct Pulse {
     last: Option<Duration>,
     asked: Option<Instant>,
+}
+
+/// What a worker has said of itself, once and for all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// How it tells our word on its clients from anybody else's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    peer_token: Option<String>,
+    /// Names of its custom actions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    actions: Vec<String>,
+    /// Messages to it are numbered from here on.
+    #[serde(default)]
+    pub seq: u64,
 }
 
 /// A running worker, as everybody else sees it: something to send to.
@@ -106,6 +122,18 @@ impl Worker {
         cgroup: Option<Cgroup>,
         channel: Option<Channel>,
     ) -> Worker {
+        Worker::resume(id, slot, pid, cgroup, channel, Known::default())
+    }
+
+    /// Puts the pieces of a predecessor's worker together.
+    pub fn resume(
+        id: WorkerId,
+        slot: usize,
+        pid: u32,
+        cgroup: Option<Cgroup>,
+        channel: Option<Channel>,
+        known: Known,
+    ) -> Worker {
         Worker {
             id,
             slot,
@@ -114,13 +142,27 @@ impl Worker {
             channel,
             pulse: Mutex::default(),
             cpu: AtomicU64::new(0),
-            peer_token: OnceLock::new(),
-            seq: AtomicU64::new(0),
+            peer_token: known.peer_token.map(OnceLock::from).unwrap_or_default(),
+            seq: AtomicU64::new(known.seq),
             offered: Mutex::default(),
-            actions: Actions::default(),
+            actions: Actions::of(known.actions),
             asking: tokio::sync::Mutex::default(),
             asked: Mutex::default(),
         }
+    }
+
+    /// What it has said of itself.
+    pub fn known(&self) -> Known {
+        Known {
+            peer_token: self.peer_token().map(str::to_owned),
+            actions: self.actions.known(),
+            seq: self.seq.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Its IPC, if it is one of Node's.
+    pub fn channel(&self) -> Option<&Channel> {
+        self.channel.as_ref()
     }
 
     /// The sockets that its processes have open, by inode.

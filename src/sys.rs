@@ -83,3 +83,34 @@ pub fn own(descriptor: RawFd) -> io::Result<OwnedFd> {
     rustix::io::fcntl_setfd(&owned, rustix::io::FdFlags::CLOEXEC)?;
     Ok(owned)
 }
+
+/// Which of the two a process is that was one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forked {
+    /// The one that was there.
+    Parent,
+    /// The new one.
+    Child,
+}
+
+/// Doubles this process.
+///
+/// # Errors
+/// The kernel's.
+pub fn fork() -> rustix::io::Result<Forked> {
+    // SAFETY: of several threads only this one is in the child, where what the others have locked stays
+    // locked. Whoever calls this has ended them; those that wait for work in the runtime's pool hold no
+    // lock, and the child gives them none.
+    match unsafe { libc::fork() } {
+        0 => Ok(Forked::Child),
+        -1 => Err(rustix::io::Errno::from_io_error(&io::Error::last_os_error())
+            .unwrap_or(rustix::io::Errno::AGAIN)),
+        _ => Ok(Forked::Parent),
+    }
+}
+
+/// Ends a child of [`fork`]: nothing that it has a copy of is cleaned up.
+pub fn end() -> ! {
+    // SAFETY: it only ends the process.
+    unsafe { libc::_exit(0) }
+}

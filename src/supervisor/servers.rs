@@ -154,6 +154,16 @@ impl Servers {
         })
     }
 
+    /// A successor goes on: nothing is accepted here any more, and paths stay.
+    pub fn leave(&mut self) {
+        for (_, server) in self.open.drain() {
+            if let Kind::InTurn { _accepting, _listener, .. } = server.kind {
+                _accepting.disarm().cancel();
+                std::mem::forget(_listener);
+            }
+        }
+    }
+
     /// Has a socket kept for a successor.
     fn keep(&mut self, socket: impl AsFd) -> Option<Deposit> {
         self.kept += 1;

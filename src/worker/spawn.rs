@@ -15,7 +15,7 @@ use std::time::Duration;
 use command_fds::{CommandFdExt, FdMapping};
 
 use super::WorkerId;
-use super::cgroup::{Cgroup, Delegated, Limits};
+use super::cgroup::{self, Cgroup, Delegated, Limits};
 use super::hook;
 use super::notify::NotifySocket;
 use super::wire::Framing;
@@ -87,8 +87,8 @@ pub struct Spawned {
     pub private: Option<OwnPath>,
     /// Everything that the process and its own processes are in, where that is to be had.
     pub cgroup: Option<Cgroup>,
-    /// What it says there, if it has one.
-    pub notify: Option<NotifySocket>,
+    /// Its `NOTIFY_SOCKET`, if it has one, and where that is.
+    pub notify: Option<(NotifySocket, OwnPath)>,
     /// Its output, if that goes to the journal by streams of its own.
     pub streams: Option<Streams>,
 }
@@ -190,8 +190,8 @@ pub fn spawn(
     if let Some(streams) = &streams {
         command.env("JOURNAL_STREAM", streams.name().map_err(SpawnError::Output)?);
     }
-    if let Some(notify) = &notify {
-        command.env("NOTIFY_SOCKET", notify.path());
+    if let Some((_, path)) = &notify {
+        command.env("NOTIFY_SOCKET", path.as_path());
     }
     if let Some(watchdog) = plan.watchdog {
         command.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
@@ -229,7 +229,7 @@ pub fn spawn(
     }
     let cgroup = delegated
         .map(|delegated| -> io::Result<Cgroup> {
-            let cgroup = delegated.create(&format!("worker-{id}"), plan.memory)?;
+            let cgroup = delegated.create(&cgroup::name_of(id), plan.memory)?;
             sys::enter_cgroup(&mut command, cgroup.procs()?);
             Ok(cgroup)
         })

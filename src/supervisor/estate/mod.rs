@@ -142,6 +142,19 @@ impl Estate {
         Ok(Deposit { name, estate: self.clone() })
     }
 
+    /// What a successor would have to read, for trying whether it can.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn copy(&self, records: impl Iterator<Item = Record>) -> io::Result<Kept> {
+        let ledger = Ledger::new(records)?;
+        ledger.seal()?;
+        Ok(Kept::from([
+            (format!("{STATE}1"), ledger.file().try_clone_to_owned()?),
+            (MARKS.to_owned(), self.marks.file().try_clone_to_owned()?),
+        ]))
+    }
+
     /// Somebody goes on with all of it, to whom it is handed: what is in the store, and a record that
     /// nobody can change any more.
     ///

@@ -152,6 +152,11 @@ impl State {
         OLDEST
     }
 
+    /// The text of the configuration that serves.
+    pub fn text(&self) -> Option<&str> {
+        self.releases.get(&self.serving).map(String::as_str)
+    }
+
     /// Whether this version can go on with it.
     ///
     /// # Errors

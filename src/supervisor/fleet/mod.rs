@@ -322,9 +322,20 @@ impl Fleet {
         self.slots.iter().enumerate().flat_map(members)
     }
 
-    /// Whether a worker serves.
-    pub fn is_ready(&self, id: WorkerId) -> bool {
-        self.members().any(|m| m.id == id && matches!(m.state, State::Ready { .. }))
+    /// Whether requests can be sent to a worker, if only of its own sessions.
+    pub fn serves(&self, id: WorkerId) -> bool {
+        let serves = |state| {
+            matches!(
+                state,
+                State::Ready { .. } | State::Draining { .. } | State::Disconnecting { .. }
+            )
+        };
+        self.members().any(|m| m.id == id && serves(m.state))
+    }
+
+    /// Whether a worker is not ready yet.
+    pub fn is_starting(&self, id: WorkerId) -> bool {
+        self.members().any(|m| m.id == id && matches!(m.state, State::Starting { .. }))
     }
 
     /// Whether no worker is left.

@@ -12,6 +12,7 @@ mod worker;
 use std::io;
 use std::mem;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -66,16 +67,15 @@ enum BusError {
     App(#[from] Refusal),
 }
 
-/// Puts an app on the bus, for as long as it runs.
+/// Puts an app on the bus, for as long as it runs. Returns the thread that does so.
 ///
 /// # Errors
 /// There can be no thread for it.
-pub fn start(app: &str, handle: Handle) -> io::Result<()> {
+pub fn start(app: &str, handle: Handle) -> io::Result<JoinHandle<()>> {
     let app = app.to_owned();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = std::thread::Builder::new().name("dbus".to_owned());
-    thread.spawn(move || runtime.block_on(stay(&app, &handle)))?;
-    Ok(())
+    thread.spawn(move || runtime.block_on(stay(&app, &handle)))
 }
 
 async fn stay(app: &str, handle: &Handle) {

@@ -99,6 +99,17 @@ impl Socket {
         })
     }
 
+    /// Somebody else listens on: its path stays.
+    pub fn leave(self) -> OwnedFd {
+        match self {
+            Socket::Tcp(socket) => socket.into(),
+            Socket::Unix(socket, path) => {
+                std::mem::forget(path);
+                socket.into()
+            }
+        }
+    }
+
     /// Where it listens.
     pub fn place(&self) -> Place {
         let path =

@@ -4,7 +4,7 @@
 //! another program, so a child of this one stays until they have come to a pause, and passes each on
 //! then.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -42,15 +42,11 @@ pub fn hand_on(runtime: &Runtime, heritage: Heritage) -> ExitCode {
         Ok(((from, _), sys::Forked::Parent)) => predecessors.push(from),
         Err(error) => tracing::error!(%error, "connections in use are cut"),
     }
-    let sockets = sockets.iter().map(|socket| copy(socket)).map(|copy| (FD_NAME.to_owned(), copy));
+    let sockets = sockets.into_iter().map(|socket| (FD_NAME.to_owned(), socket));
     let numbered = predecessors.into_iter().enumerate();
-    let predecessors = numbered.map(|(n, socket)| (format!("{PREDECESSOR}{n}"), Some(socket)));
-    let kept = kept.into_iter().map(|(name, descriptor)| (name, Some(descriptor)));
-    let (names, descriptors): (Vec<String>, Vec<OwnedFd>) = sockets
-        .chain(kept)
-        .chain(predecessors)
-        .filter_map(|(name, descriptor)| Some((name, descriptor?)))
-        .unzip();
+    let predecessors = numbered.map(|(n, socket)| (format!("{PREDECESSOR}{n}"), socket));
+    let (names, descriptors): (Vec<String>, Vec<OwnedFd>) =
+        sockets.chain(kept).chain(predecessors).unzip();
     let mut command = program::again(&[]);
     command
         .env("LISTEN_FDNAMES", names.join(":"))
@@ -62,9 +58,4 @@ pub fn hand_on(runtime: &Runtime, heritage: Heritage) -> ExitCode {
     };
     // systemd starts it again, and that goes on with what systemd keeps.
     exit::failed(&error)
-}
-
-/// The socket's paths stay, so it is not dropped.
-fn copy(socket: &impl AsFd) -> Option<OwnedFd> {
-    socket.as_fd().try_clone_to_owned().ok()
 }

@@ -177,7 +177,7 @@ async fn run_with_control(config: Config, means: Means) -> Result<Option<Heritag
         // Nothing else may run in this process when another program takes its place.
         tokio::task::yield_now().await; // the last answers
         drop(control);
-        let _ = bus.join(); // it ends with the supervisor
+        bus.leave();
     }
     ended
 }

@@ -40,7 +40,7 @@ pub(super) type Rehearsal = Result<(), String>;
 #[derive(Debug)]
 pub struct Heritage {
     /// The app's listening sockets.
-    pub sockets: Vec<Socket>,
+    pub sockets: Vec<OwnedFd>,
     /// Everything else, by name.
     pub kept: Kept,
     /// Of programs before this one, which still finish something.
@@ -198,7 +198,7 @@ impl Supervisor {
         let mut sockets: Vec<_> = front.close_doors().await;
         sockets.sort_by_key(|(listener, _)| *listener);
         let sockets = sockets.into_iter().map(|(_, socket)| socket).chain(self.sockets.drain(..));
-        let sockets = sockets.collect();
+        let sockets = sockets.map(Socket::leave).collect();
         front.settled(SETTLES).await;
         self.settled().await;
         let predecessors = front.predecessors().await;

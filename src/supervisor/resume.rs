@@ -22,10 +22,10 @@ use crate::worker::cgroup;
 use crate::worker::channel::Channel;
 use crate::worker::notify::NotifySocket;
 use crate::worker::spawn::Interface;
-use crate::worker::{Known, Worker, WorkerId};
+use crate::worker::{Worker, WorkerId};
 
-/// A predecessor may have sent more messages than it has written down.
-const NEXT_SEQ: u64 = 1 << 32;
+/// So many messages may each supervisor of a worker send: numbers are not used twice.
+const MESSAGES: u64 = 1 << 32;
 
 /// A worker that a predecessor had can't be gone on with.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +90,7 @@ impl Supervisor {
             }
         }
         kept.keys().for_each(|name| fd_store::remove(name));
-        if !state.up {
+        if !state.up || self.processes.is_empty() {
             return Phase::Starting;
         }
         self.open_the_doors();
@@ -140,7 +140,9 @@ impl Supervisor {
     ) -> Result<Process, Lost> {
         let release = &self.releases[&generation];
         let begun = self.begun + left.begun;
-        Process::resume(left, release, slot, generation, begun, kept, &self.shared)
+        let seq = self.successions * MESSAGES;
+        let parts = (slot, generation, begun, seq);
+        Process::resume(left, release, parts, kept, &self.shared)
     }
 
     fn lost(&mut self, id: WorkerId, slot: usize, generation: Generation, error: &Lost) {
@@ -187,9 +189,7 @@ impl Process {
     fn resume(
         left: estate::Worker,
         release: &Release,
-        slot: usize,
-        generation: Generation,
-        begun: Instant,
+        (slot, generation, begun, seq): (usize, Generation, Instant, u64),
         kept: &mut Kept,
         shared: &Shared,
     ) -> Result<Process, Lost> {
@@ -219,8 +219,8 @@ impl Process {
         let notify = notify.zip(left.notify.map(OwnPath::new));
         let cgroup = shared.delegated.as_deref();
         let cgroup = cgroup.map(|all| all.resume(&cgroup::name_of(id), release.plan.memory));
-        let known = Known { seq: left.known.seq + NEXT_SEQ, ..left.known };
-        let worker = Worker::resume(id, slot, left.pid, cgroup.transpose()?, channel, known);
+        let cgroup = cgroup.transpose()?;
+        let worker = Worker::resume(id, slot, left.pid, cgroup, channel, left.known, seq);
         let parts = Parts {
             begun,
             worker: Arc::new(worker),

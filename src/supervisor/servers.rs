@@ -71,8 +71,8 @@ enum Kind {
     /// its next message.
     InTurn {
         name: Option<SockName>,
-        _listener: Arc<Listener>,
-        _accepting: DropGuard,
+        listener: Arc<Listener>,
+        accepting: DropGuard,
         kept: Option<Deposit>,
     },
     Shared(Arc<OwnedFd>, Option<Deposit>),
@@ -157,9 +157,10 @@ impl Servers {
     /// A successor goes on: nothing is accepted here any more, and paths stay.
     pub fn leave(&mut self) {
         for (_, server) in self.open.drain() {
-            if let Kind::InTurn { _accepting, _listener, .. } = server.kind {
-                _accepting.disarm().cancel();
-                std::mem::forget(_listener);
+            if let Kind::InTurn { accepting, listener, .. } = server.kind {
+                accepting.disarm().cancel();
+                let socket = Arc::into_inner(listener).map(Listener::release);
+                drop(socket.and_then(Result::ok).map(Socket::leave));
             }
         }
     }
@@ -442,7 +443,7 @@ fn in_turn(
             }
         }
     }));
-    Ok(Kind::InTurn { name, _listener: listener, _accepting: guard, kept })
+    Ok(Kind::InTurn { name, listener: listener, accepting: guard, kept })
 }
 
 async fn give_out(mut connection: OwnedFd, key: String, members: Members, turn: usize) {

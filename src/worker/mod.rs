@@ -80,9 +80,6 @@ pub struct Known {
     /// Names of its custom actions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     actions: Vec<String>,
-    /// Messages to it are numbered from here on.
-    #[serde(default)]
-    pub seq: u64,
 }
 
 /// A running worker, as everybody else sees it: something to send to.
@@ -122,10 +119,10 @@ impl Worker {
         cgroup: Option<Cgroup>,
         channel: Option<Channel>,
     ) -> Worker {
-        Worker::resume(id, slot, pid, cgroup, channel, Known::default())
+        Worker::resume(id, slot, pid, cgroup, channel, Known::default(), 0)
     }
 
-    /// Puts the pieces of a predecessor's worker together.
+    /// Puts the pieces of a predecessor's worker together. Messages to it are numbered from `seq` on.
     pub fn resume(
         id: WorkerId,
         slot: usize,
@@ -133,6 +130,7 @@ impl Worker {
         cgroup: Option<Cgroup>,
         channel: Option<Channel>,
         known: Known,
+        seq: u64,
     ) -> Worker {
         Worker {
             id,
@@ -143,7 +141,7 @@ impl Worker {
             pulse: Mutex::default(),
             cpu: AtomicU64::new(0),
             peer_token: known.peer_token.map(OnceLock::from).unwrap_or_default(),
-            seq: AtomicU64::new(known.seq),
+            seq: AtomicU64::new(seq),
             offered: Mutex::default(),
             actions: Actions::of(known.actions),
             asking: tokio::sync::Mutex::default(),
@@ -156,7 +154,6 @@ impl Worker {
         Known {
             peer_token: self.peer_token().map(str::to_owned),
             actions: self.actions.known(),
-            seq: self.seq.load(Ordering::Relaxed),
         }
     }
 

@@ -120,3 +120,125 @@ pub fn read(file: OwnedFd) -> Result<Contents, Unreadable> {
     state.check()?;
     Ok(Contents { state, sessions, given })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::record::FORMAT;
+    use super::*;
+    use crate::supervisor::fleet::{Fleet, Policy, Restart};
+
+    fn state() -> State {
+        const S: fn(u64) -> Duration = Duration::from_secs;
+        let policy = Policy {
+            ready_timeout: S(5),
+            backoff: (S(1), S(30)),
+            restart: Restart::Always,
+            stop_on_exit: vec![],
+            drain: S(3),
+            asks: 1,
+            ask_timeout: S(1),
+            surge: 1,
+            canary: S(0),
+        };
+        State {
+            format: FORMAT,
+            readable_by: State::readable_by(),
+            version: "0.1.0".to_owned(),
+            successions: 2,
+            begun: S(7),
+            up: true,
+            serving: 3,
+            last: 4,
+            failed_reloads: 0,
+            last_reload_error: None,
+            fleet: Fleet::new(policy, 2, 1).snapshot(),
+            releases: BTreeMap::from([(3, "exec = [\"node\"]\n".to_owned())]),
+            workers: Vec::new(),
+            servers: Vec::new(),
+        }
+    }
+
+    fn whole(state: State) -> Record {
+        Record::State(Box::new(state))
+    }
+
+    fn copy(ledger: &Ledger) -> OwnedFd {
+        ledger.file().try_clone_to_owned().expect("a copy")
+    }
+
+    #[test]
+    fn what_is_written_last_counts() {
+        let mut ledger = Ledger::new([whole(state())].into_iter()).expect("memory");
+        for record in [
+            Record::Session("a".into(), WorkerId(1), Some(45_000)),
+            Record::Session("b".into(), WorkerId(2), None),
+            Record::Given(WorkerId(1), 77, Spoken::WebSocket),
+            whole(State { up: false, ..state() }),
+            Record::SessionEnded("a".into()),
+        ] {
+            ledger.write(&record);
+        }
+        let contents = read(copy(&ledger)).expect("whole");
+        assert_eq!(contents.state, State { up: false, ..state() });
+        assert_eq!(contents.sessions, HashMap::from([("b".to_owned(), (WorkerId(2), None))]));
+        assert_eq!(contents.given, HashMap::from([(77, (WorkerId(1), Spoken::WebSocket))]));
+    }
+
+    #[test]
+    fn what_is_cut_or_unknown_is_passed_over() {
+        let ledger = Ledger::new([whole(state())].into_iter()).expect("memory");
+        let mut file = File::from(copy(&ledger));
+        file.write_all(b"{\"from_the_future\":[1,2]}\n\xff\n{\"session\":[\"a\",1,nu").expect("memory");
+        let contents = read(copy(&ledger)).expect("whole");
+        assert_eq!((contents.state, contents.sessions.len()), (state(), 0));
+    }
+
+    #[test]
+    fn what_has_no_state_is_refused() {
+        let mut ledger = Ledger::new(std::iter::empty()).expect("memory");
+        assert_eq!(read(copy(&ledger)).expect_err("empty"), Unreadable::Nothing);
+        ledger.write(&Record::SessionEnded("a".into()));
+        assert_eq!(read(copy(&ledger)).expect_err("no state"), Unreadable::Nothing);
+    }
+
+    /// A newer version's is read if it says that it can be, whatever else is in it.
+    #[test]
+    fn versions_understand_each_other() {
+        let newer = |readable_by: u32| {
+            let mut json = serde_json::to_value(whole(state())).expect("a value");
+            json["state"]["format"] = (FORMAT + 1).into();
+            json["state"]["readable_by"] = readable_by.into();
+            json["state"]["version"] = "9.0.0".into();
+            json["state"]["invented"] = "later".into();
+            let ledger = Ledger::new(std::iter::empty()).expect("memory");
+            let mut file = File::from(copy(&ledger));
+            writeln!(file, "{json}").expect("memory");
+            read(copy(&ledger))
+        };
+        assert_eq!(newer(FORMAT).expect("readable").state.serving, 3);
+        let version = "9.0.0".to_owned();
+        assert_eq!(newer(FORMAT + 1).expect_err("too new"), Unreadable::TooNew { version });
+    }
+
+    #[test]
+    fn nothing_can_be_added_to_what_is_sealed() {
+        let mut ledger = Ledger::new([whole(state())].into_iter()).expect("memory");
+        ledger.seal().expect("it can be");
+        ledger.write(&Record::SessionEnded("a".into()));
+        assert!(ledger.is_broken);
+        assert!(read(copy(&ledger)).is_ok());
+    }
+
+    #[test]
+    fn it_is_written_anew_when_most_of_it_is_out_of_date() {
+        let mut ledger = Ledger::new([whole(state())].into_iter()).expect("memory");
+        let mut lines = 0;
+        while !ledger.has_grown() {
+            ledger.write(&Record::Session("a-session".into(), WorkerId(1), None));
+            lines += 1;
+        }
+        assert!(lines > 1000, "{lines}");
+    }
+}

@@ -62,6 +62,8 @@ impl Fleet {
 impl Snapshot {
     /// The generations that it can't go on without.
     pub fn generations(&self) -> impl Iterator<Item = Generation> {
-        std::iter::once(self.good).chain(self.roll.as_ref().map(|roll| roll.to))
+        let members = self.slots.iter().flat_map(Slot::members).map(|member| member.generation);
+        let rolled = self.roll.as_ref().map(|roll| roll.to);
+        std::iter::once(self.good).chain(rolled).chain(members)
     }
 }

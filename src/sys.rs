@@ -93,20 +93,29 @@ pub enum Forked {
     Child,
 }
 
-/// Doubles this process.
+/// Doubles this process. Its child is nobody's to wait for but the system's.
 ///
 /// # Errors
 /// The kernel's.
 pub fn fork() -> rustix::io::Result<Forked> {
+    use rustix::io::Errno;
+    use rustix::process::{Pid, WaitOptions, waitpid};
     // SAFETY: of several threads only this one is in the child, where what the others have locked stays
     // locked. Whoever calls this has ended them; those that wait for work in the runtime's pool hold no
     // lock, and the child gives them none.
-    match unsafe { libc::fork() } {
-        0 => Ok(Forked::Child),
-        -1 => Err(rustix::io::Errno::from_io_error(&io::Error::last_os_error())
-            .unwrap_or(rustix::io::Errno::AGAIN)),
-        _ => Ok(Forked::Parent),
-    }
+    let fork = || match unsafe { libc::fork() } {
+        -1 => Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::AGAIN)),
+        child => Ok(Pid::from_raw(child)),
+    };
+    let Some(child) = fork()? else {
+        // Between the two: its end makes the system the parent of its child.
+        return match fork() {
+            Ok(None) => Ok(Forked::Child),
+            Ok(Some(_)) | Err(_) => end(),
+        };
+    };
+    waitpid(Some(child), WaitOptions::empty())?;
+    Ok(Forked::Parent)
 }
 
 /// Ends a child of [`fork`]: nothing that it has a copy of is cleaned up.

@@ -4,7 +4,8 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use crate::worker::{Spoken, WorkerId};
+use super::given::HandedOver;
+use crate::worker::WorkerId;
 
 /// Who takes notes.
 pub trait Notes: Debug + Send + Sync {
@@ -14,6 +15,6 @@ pub trait Notes: Debug + Send + Sync {
     /// It does not any more.
     fn session_ended(&self, sid: &str);
 
-    /// A worker has this connection, by its inode.
-    fn given(&self, worker: WorkerId, inode: u64, spoken: Spoken);
+    /// A worker was given this connection.
+    fn given(&self, worker: WorkerId, connection: HandedOver);
 }

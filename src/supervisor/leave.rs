@@ -78,8 +78,8 @@ impl Supervisor {
         let sessions = self.shared.front.sessions().into_iter();
         let sessions = sessions.map(|(sid, id, silence)| estate::session(&sid, id, Some(silence)));
         let given = self.processes.iter().flat_map(|(id, process)| {
-            let all = process.upstream.all_given().into_iter();
-            all.map(|(inode, spoken)| Record::Given(*id, inode, spoken)).collect::<Vec<_>>()
+            let all = process.upstream.handed_over().into_iter();
+            all.map(|connection| Record::Given(*id, connection)).collect::<Vec<_>>()
         });
         std::iter::once(Record::State(Box::new(state.clone()))).chain(sessions).chain(given)
     }
@@ -213,7 +213,7 @@ impl Supervisor {
             tracing::error!(%error, "not everything is handed on");
             Kept::new()
         });
-        self.servers.leave();
+        self.servers.leave_all();
         self.processes.drain().for_each(|(_, process)| process.leave());
         Heritage { sockets, kept, predecessors, front }
     }

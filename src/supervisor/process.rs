@@ -155,7 +155,7 @@ impl Process {
         shared: &Shared,
         printer: Option<&Printer>,
     ) -> Result<Process, SpawnError> {
-        let Release { config, plan, .. } = release;
+        let Release { plan, .. } = release;
         let mut spawned = spawn(plan, id, slot, shared.delegated.as_deref())?;
         if let Some(printer) = printer {
             printer.print(&mut spawned.child, slot);
@@ -491,7 +491,9 @@ impl Shared {
     /// Does something for a worker until it is done, or a successor does it.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let leaving = self.leaving.clone();
-        self.tasks.spawn(async move { drop(leaving.run_until_cancelled_owned(task).await) });
+        self.tasks.spawn(async move {
+            leaving.run_until_cancelled_owned(task).await;
+        });
     }
 
     pub(super) fn tell(&self, id: WorkerId, event: Event) {

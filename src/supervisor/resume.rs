@@ -74,9 +74,9 @@ impl Supervisor {
         for (sid, (worker, silence)) in contents.sessions {
             self.shared.front.session_opened(&sid, worker, silence);
         }
-        for (inode, (worker, spoken)) in contents.given {
+        for (worker, connection) in contents.given.into_values() {
             if let Some(process) = self.processes.get(&worker) {
-                process.upstream.has_been_given(inode, spoken);
+                self.shared.front.has_been_given(&process.upstream, vec![connection]);
             }
         }
         let worker = |id| self.processes.get(&id).map(|process| process.worker.clone());

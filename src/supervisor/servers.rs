@@ -155,7 +155,7 @@ impl Servers {
     }
 
     /// A successor goes on: nothing is accepted here any more, and paths stay.
-    pub fn leave(&mut self) {
+    pub fn leave_all(&mut self) {
         for (_, server) in self.open.drain() {
             if let Kind::InTurn { accepting, listener, .. } = server.kind {
                 accepting.disarm().cancel();

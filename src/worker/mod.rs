@@ -42,8 +42,7 @@ use wire::{Incoming, Value};
 const HOOK_LIMIT: Duration = Duration::from_secs(5);
 
 /// What is spoken on a connection, as the worker knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spoken {
     /// HTTP.
     Http,

@@ -13,7 +13,8 @@ use std::time::Duration;
 use rustix::fs::{MemfdFlags, SealFlags, memfd_create};
 
 use super::record::{Record, State, Unreadable};
-use crate::worker::{Spoken, WorkerId};
+use crate::route::HandedOver;
+use crate::worker::WorkerId;
 
 /// A file is never replaced before it has so many bytes,
 const SHORT: usize = 256 << 10;
@@ -29,7 +30,7 @@ pub struct Contents {
     /// Sessions: whose each is, and how long it may be silent.
     pub sessions: HashMap<String, (WorkerId, Option<Duration>)>,
     /// Connections that workers were given, by inode.
-    pub given: HashMap<u64, (WorkerId, Spoken)>,
+    pub given: HashMap<u64, (WorkerId, HandedOver)>,
 }
 
 /// One file.
@@ -113,7 +114,9 @@ pub fn read(file: OwnedFd) -> Result<Contents, Unreadable> {
                 sessions.insert(sid, (worker, silence.map(Duration::from_millis)));
             }
             Record::SessionEnded(sid) => drop(sessions.remove(&sid)),
-            Record::Given(worker, inode, spoken) => drop(given.insert(inode, (worker, spoken))),
+            Record::Given(worker, connection) => {
+                given.insert(connection.inode(), (worker, connection));
+            }
         }
     }
     let state = state.ok_or(Unreadable::Nothing)?;
@@ -164,6 +167,10 @@ mod tests {
         Record::State(Box::new(state))
     }
 
+    fn web_socket() -> HandedOver {
+        serde_json::from_str(r#"{"inode":77,"speaks":"web_socket"}"#).expect("one")
+    }
+
     fn copy(ledger: &Ledger) -> OwnedFd {
         ledger.file().try_clone_to_owned().expect("a copy")
     }
@@ -174,7 +181,7 @@ mod tests {
         for record in [
             Record::Session("a".into(), WorkerId(1), Some(45_000)),
             Record::Session("b".into(), WorkerId(2), None),
-            Record::Given(WorkerId(1), 77, Spoken::WebSocket),
+            Record::Given(WorkerId(1), web_socket()),
             whole(State { up: false, ..state() }),
             Record::SessionEnded("a".into()),
         ] {
@@ -183,7 +190,7 @@ mod tests {
         let contents = read(copy(&ledger)).expect("whole");
         assert_eq!(contents.state, State { up: false, ..state() });
         assert_eq!(contents.sessions, HashMap::from([("b".to_owned(), (WorkerId(2), None))]));
-        assert_eq!(contents.given, HashMap::from([(77, (WorkerId(1), Spoken::WebSocket))]));
+        assert_eq!(contents.given, HashMap::from([(77, (WorkerId(1), web_socket()))]));
     }
 
     #[test]

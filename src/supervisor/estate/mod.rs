@@ -17,11 +17,11 @@ pub use ledger::Contents;
 use ledger::Ledger;
 pub use record::{FORMAT, Listens, Record, Server, State, Unreadable, Worker};
 
-use crate::route::Notes;
+use crate::route::{HandedOver, Notes};
 use crate::sync::lock;
 use crate::systemd::fd_store;
 use crate::worker::marks::Marks;
-use crate::worker::{Spoken, WorkerId};
+use crate::worker::WorkerId;
 
 /// What the files of record are called in the store, with a number that grows.
 const STATE: &str = "state-";
@@ -76,7 +76,10 @@ impl Left {
         numbers.sort_unstable();
         let Some(last) = numbers.last() else { return Ok(None) };
         let file = kept.remove(&format!("{STATE}{last}")).ok_or(Unreadable::Nothing)?;
+        kept.retain(|name, _| !name.starts_with(STATE));
         let contents = ledger::read(file)?;
+        // Between two programs in one process, systemd has only the one before.
+        numbers.insert(0, numbers[0].saturating_sub(1));
         let marks = kept.remove(MARKS).and_then(|file| Marks::of(file).ok());
         let marks = marks.ok_or(Unreadable::Nothing)?;
         Ok(Some(Left { contents, kept, marks, numbers }))
@@ -223,8 +226,8 @@ impl Notes for Estate {
         self.write(&Record::SessionEnded(sid.to_owned()));
     }
 
-    fn given(&self, worker: WorkerId, inode: u64, spoken: Spoken) {
-        self.write(&Record::Given(worker, inode, spoken));
+    fn given(&self, worker: WorkerId, connection: HandedOver) {
+        self.write(&Record::Given(worker, connection));
     }
 }
 

@@ -11,9 +11,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::relay::Adapters;
-use crate::route::Doors;
+use crate::route::{Doors, HandedOver};
 use crate::supervisor::fleet::Snapshot;
-use crate::worker::{Known, Spoken, WorkerId};
+use crate::worker::{Known, WorkerId};
 
 /// The format that this version writes. To be raised with every change that an older version would
 /// not get right; then [`OLDEST`] says which still does.
@@ -32,8 +32,8 @@ pub enum Record {
     Session(String, WorkerId, Option<u64>),
     /// It does not any more.
     SessionEnded(String),
-    /// A worker has this connection, by its inode.
-    Given(WorkerId, u64, Spoken),
+    /// A worker was given this connection.
+    Given(WorkerId, HandedOver),
 }
 
 /// How everything is, but for what changes with each request.

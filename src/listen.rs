@@ -132,7 +132,7 @@ pub type Client = Either<TcpStream, UnixStream>;
 pub struct Listener {
     socket: Either<tokio::net::TcpListener, tokio::net::UnixListener>,
     /// Removed with it.
-    _path: Option<OwnPath>,
+    path: Option<OwnPath>,
 }
 
 impl Listener {
@@ -144,12 +144,23 @@ impl Listener {
         Ok(match socket {
             Socket::Tcp(socket) => {
                 let socket = Either::Left(tokio::net::TcpListener::from_std(socket)?);
-                Listener { socket, _path: None }
+                Listener { socket, path: None }
             }
             Socket::Unix(socket, path) => {
                 let socket = Either::Right(tokio::net::UnixListener::from_std(socket)?);
-                Listener { socket, _path: path }
+                Listener { socket, path }
             }
+        })
+    }
+
+    /// Takes it out of the runtime's care. What waits in it to be accepted stays there.
+    ///
+    /// # Errors
+    /// The runtime can't let it go.
+    pub fn release(self) -> io::Result<Socket> {
+        Ok(match self.socket {
+            Either::Left(socket) => Socket::Tcp(socket.into_std()?),
+            Either::Right(socket) => Socket::Unix(socket.into_std()?, self.path),
         })
     }
 

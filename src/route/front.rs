@@ -20,6 +20,7 @@ use super::counts::{Counts, SlotCounts};
 use super::given::Speaks;
 use super::head::Session;
 use super::pair::Pairs;
+use super::succession::{Succession, ToPredecessor};
 use super::table::Sessions;
 use super::tls::Tls;
 use super::upstream::Upstream;
@@ -78,6 +79,7 @@ pub struct Front {
     pub(super) stop: CancellationToken,
     pub(super) accepting: TaskTracker,
     pub(super) connections: TaskTracker,
+    pub(super) succession: Succession,
 }
 
 impl Front {
@@ -104,6 +106,7 @@ impl Front {
             stop: CancellationToken::new(),
             accepting: TaskTracker::new(),
             connections: TaskTracker::new(),
+            succession: Succession::default(),
         })
     }
 
@@ -134,6 +137,12 @@ impl Front {
                 keep
             });
         });
+        self.succession.tell_predecessors(&ToPredecessor::Gone { worker: id.0 });
+    }
+
+    /// A worker that can be sent requests.
+    pub(super) fn upstream(&self, id: WorkerId) -> Option<Arc<Upstream>> {
+        self.workers.borrow().iter().find(|u| u.worker.id == id).cloned()
     }
 
     /// A session has begun in a worker; `silence` is how long it may be without a request.
@@ -141,6 +150,9 @@ impl Front {
         lock(&self.sessions).open(sid, worker, silence, self.begun.elapsed());
         if let Some(waiting) = lock(&self.parked).remove(sid) {
             waiting.notify_waiters();
+        }
+        if let Some(successor) = self.succession.successor() {
+            successor.session(sid, worker, silence);
         }
     }
 
@@ -187,10 +199,12 @@ impl Front {
             poll.notify_waiters();
         }
         self.tell_of_less(worker);
+        let ended = ToPredecessor::SessionEnded { sid: sid.to_owned(), worker: worker.0 };
+        self.succession.tell_predecessors(&ended);
     }
 
     fn tell_of_less(&self, worker: WorkerId) {
-        if let Some(upstream) = self.workers.borrow().iter().find(|u| u.worker.id == worker) {
+        if let Some(upstream) = self.upstream(worker) {
             upstream.session_ended();
         }
     }
@@ -239,14 +253,16 @@ impl Front {
         self.stop.cancel();
         self.accepting.close();
         self.connections.close();
+        self.succession.tell_predecessors(&ToPredecessor::Stop);
     }
 
-    /// Waits until every connection has ended, after [`Front::stop`], and every request on those
-    /// that workers have.
+    /// Waits until every connection has ended, after [`Front::stop`], here and in predecessors, and
+    /// every request on those that workers have.
     pub async fn drained(self: &Arc<Self>) {
         // One may have been accepted at the very moment of the stop.
         self.accepting.wait().await;
         self.connections.wait().await;
+        self.is_alone().await;
         let workers = self.workers.borrow().clone();
         for upstream in workers {
             upstream.listen_no_more();
@@ -268,6 +284,13 @@ impl Front {
     pub async fn flush_log(&self) {
         if let Some(log) = &self.settings().access_log {
             log.flush().await;
+        }
+    }
+
+    /// The access log's thread does not live on in a process that was forked.
+    pub(super) fn begin_log_again(&self) {
+        if let Some(log) = &self.settings().access_log {
+            log.begin_again();
         }
     }
 

@@ -7,6 +7,7 @@
 //!                                                          (choose, table)
 //!         `[tls]`: tls, ahead (head) ─▶ proxy
 //! worker is drained: take_back, disconnect
+//! front-end is followed by another: succession
 //! ```
 
 mod access_log;
@@ -33,6 +34,7 @@ mod peer;
 mod proxy;
 pub mod proxy_protocol;
 mod stall;
+mod succession;
 pub mod table;
 mod take_back;
 mod through;
@@ -46,5 +48,6 @@ pub mod websocket;
 
 pub use counts::{Counts, SlotCounts};
 pub use front::Front;
+pub use given::HandedOver;
 pub use tls::Tls;
 pub use upstream::{ListenerId, Upstream};

@@ -26,6 +26,7 @@ use super::head::MAX_HEADERS;
 use super::idle::{Idle, Lane};
 use super::pair::{self, Pairs};
 use super::peer::{Ends, Told};
+use super::succession::Successor;
 use super::upload::Upload;
 use crate::sync::lock;
 use crate::worker::{Spoken, Worker};
@@ -85,6 +86,8 @@ pub struct Upstream {
     less: Notify,
     /// It can't be sent to any more.
     pub(super) gone: CancellationToken,
+    /// Who has its IPC, and is told what is in flight here.
+    successor: OnceLock<Arc<Successor>>,
 }
 
 /// A connection to a worker, for one request at a time.
@@ -101,7 +104,8 @@ pub(super) struct InFlight(Arc<Upstream>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let before = self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.tell(before - 1);
         self.0.less.notify_waiters();
     }
 }
@@ -128,6 +132,7 @@ impl Upstream {
             tunnels: Mutex::default(),
             less: Notify::new(),
             gone: CancellationToken::new(),
+            successor: OnceLock::new(),
         }
     }
 
@@ -203,10 +208,19 @@ impl Upstream {
     /// A client's connection was handed over for good.
     pub(super) fn given_away(self: &Arc<Self>, inode: u64, speaks: Speaks) {
         self.counts.handed_over.count((&speaks).into());
+        self.has(inode, speaks);
+    }
+
+    /// It has this connection of a client's.
+    pub(super) fn has(self: &Arc<Self>, inode: u64, speaks: Speaks) {
         if lock(&self.given).add(inode, speaks) {
             let this = self.clone();
             tokio::task::spawn_blocking(move || this.look());
         }
+    }
+
+    pub(super) fn given_by_inode(&self) -> Vec<(u64, Speaks)> {
+        lock(&self.given).all()
     }
 
     /// About how many such connections it has.
@@ -330,8 +344,20 @@ impl Upstream {
     }
 
     pub(super) fn begin(self: &Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.tell(before + 1);
         InFlight(self.clone())
+    }
+
+    /// This one has its IPC from now on.
+    pub(super) fn is_counted_by(&self, successor: Arc<Successor>) {
+        let _ = self.successor.set(successor); // there is one at most
+    }
+
+    fn tell(&self, in_flight: usize) {
+        if let Some(successor) = self.successor.get() {
+            successor.count(self.worker.id, in_flight);
+        }
     }
 
     /// Hands a connection over; `peer` is what the worker shall take for its ends.
@@ -357,17 +383,13 @@ impl Upstream {
         Some(connect(self.private.get()?).await)
     }
 
-    /// A connection to the worker for one request: one that waits, or a new one.
-    pub(super) async fn connect(&self, lane: Lane, ends: &Ends, pairs: &Pairs) -> io::Result<Line> {
+    /// A connection to the worker for one request that waits for one.
+    pub(super) fn waiting(&self, lane: Lane, ends: &Ends) -> Option<Line> {
         // One that is not ready still carries a body that its response did not wait for: nobody
         // else's request may wait for that.
         let is_ready = |line: &Line| line.sender.is_ready() && !line.sender.is_closed();
         let is_right = |line: &Line| ends.are(&line.told);
-        let waiting = lock(&self.idle).take(lane, Instant::now(), is_ready, is_right);
-        match waiting {
-            Some(line) => Ok(line),
-            None => self.connect_anew(lane.listener, ends.for_worker(&self.worker), pairs).await,
-        }
+        lock(&self.idle).take(lane, Instant::now(), is_ready, is_right)
     }
 
     /// A new connection to the worker: having it means that the worker is still there.
@@ -384,10 +406,23 @@ impl Upstream {
             Some(_) => pair::unix().map(|(ours, theirs)| (Either::Left(ours), theirs))?,
             None => pairs.open().await.map(|(ours, theirs)| (Either::Right(ours), theirs))?,
         };
-        self.hand_over(listener, theirs, told.as_deref())
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
+        if !self.take_private(listener, theirs, told.as_deref()).await {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
         speak(ours, told).await
+    }
+
+    /// Hands over the other end of a connection of ours. Whether the worker has taken it.
+    pub(super) async fn take_private(
+        &self,
+        listener: ListenerId,
+        theirs: OwnedFd,
+        told: Option<&str>,
+    ) -> bool {
+        match self.successor.get() {
+            Some(successor) => successor.hand_over(self.worker.id, listener, theirs, told).await,
+            None => self.hand_over(listener, theirs, told).await.is_ok(),
+        }
     }
 
     /// Keeps a connection for the next request, for as long as the worker surely does.

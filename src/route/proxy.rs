@@ -1,6 +1,5 @@
 //! Forwards the requests of a connection, each to the worker of its own session.
 
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -126,7 +125,7 @@ pub(super) async fn serve(
             }
             () = &mut stops, if stage != Stage::Stopping => {
                 between.stay();
-                Pin::new(&mut connection).graceful_shutdown();
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
                 stage = Stage::Stopping;
             }
         }

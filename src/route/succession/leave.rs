@@ -119,7 +119,9 @@ impl Front {
             let back = converse(link, &successor.out, &successor.done, on).await;
             successor.gone.cancel();
             if back.is_none() && !successor.done.is_cancelled() {
-                tracing::warn!("the program that was to go on has ended: finishing what is in flight");
+                tracing::warn!(
+                    "the program that was to go on has ended: finishing what is in flight"
+                );
                 front.stop();
             }
         });

@@ -13,8 +13,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::service::service_fn;
 use hyper::header::{self, HeaderValue};
+use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -182,10 +182,7 @@ async fn serve(listener: UnixListener, work: Arc<Work>) {
     }
 }
 
-pub(super) async fn serve_one(
-    client: impl AsyncRead + AsyncWrite + Unpin,
-    work: Arc<Work>,
-) {
+pub(super) async fn serve_one(client: impl AsyncRead + AsyncWrite + Unpin, work: Arc<Work>) {
     let service = service_fn(|request| answer(request, work.clone()));
     let _ = hyper::server::conn::http1::Builder::new()
         .half_close(true)
@@ -194,13 +191,19 @@ pub(super) async fn serve_one(
 }
 
 /// `/fill/SEED/LENGTH` is so many bytes, `/chunks/…` the same in chunks, `/hold/…` the same in two
-/// halves, the second of which is held back, and `/last/…` that with nothing behind it; a body is
+/// halves, the second of which is held back, and `/last/…` that with nothing behind it; `/wait` has no answer yet; a body is
 /// answered with its [`sum`].
-async fn answer(request: Request<Incoming>, work: Arc<Work>) -> Result<Response<Parts>, Infallible> {
+async fn answer(
+    request: Request<Incoming>,
+    work: Arc<Work>,
+) -> Result<Response<Parts>, Infallible> {
     let target = request.uri().path().to_owned();
     *lock(&work.asked).entry(target.clone()).or_default() += 1;
     let parts: Vec<&str> = target.split('/').skip(1).collect();
     let number = |at: usize| parts.get(at).and_then(|part| part.parse().ok()).unwrap_or(0);
+    if parts[0] == "wait" {
+        work.release.notified().await;
+    }
     let (sender, receiver) = mpsc::channel(1);
     if request.method() == Method::POST {
         let body = request.into_body().collect().await;
@@ -211,7 +214,8 @@ async fn answer(request: Request<Incoming>, work: Arc<Work>) -> Result<Response<
     }
     let bytes = Bytes::from(filling(number(1), number(2) as usize));
     let is_last = parts[0] == "last";
-    let (kind, length) = (parts[0].to_owned(), (parts[0] != "chunks").then_some(bytes.len() as u64));
+    let (kind, length) =
+        (parts[0].to_owned(), (parts[0] != "chunks").then_some(bytes.len() as u64));
     tokio::spawn(async move {
         let half = bytes.len() / 2;
         let _ = sender.send(bytes.slice(..half)).await;

@@ -229,7 +229,7 @@ async fn a_predecessor_hears_what_ends_from_whoever_follows_last() {
     let (first, place) = app.open();
     let mut client = Talk::to(place).await;
     first.front.session_opened("abc", WorkerId(1), None);
-    client.send("GET /hold?sid=abc&transport=polling&EIO=4 HTTP/1.1\r\nHost: app\r\n\r\n").await;
+    client.send("GET /wait?sid=abc&transport=polling&EIO=4 HTTP/1.1\r\nHost: app\r\n\r\n").await;
     until("it polls", || first.worker.in_flight() == 1).await;
     let second = app.follow(&first).await;
     second.front.session_opened("abc", WorkerId(1), None);
@@ -256,7 +256,10 @@ async fn what_is_not_understood_is_skipped() {
     let (out, end) = (Outbox::default(), CancellationToken::new());
     let strange = std::fs::File::open("/dev/null").expect("open");
     out.put(&serde_json::json!({"begin": {"version": 7, "more": true}}), None);
-    out.put(&serde_json::json!({"unheard_of": {}}), Some(strange.try_clone().expect("a copy").into()));
+    out.put(
+        &serde_json::json!({"unheard_of": {}}),
+        Some(strange.try_clone().expect("a copy").into()),
+    );
     out.put(&serde_json::json!([1, 2]), None);
     let kept = ToSuccessor::Kept { listener: 0, peer: Some(place) };
     out.put(&kept, None);

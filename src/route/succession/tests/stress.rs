@@ -8,12 +8,12 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::task::JoinSet;
 
-use super::app::{App, filling, sum};
+use super::app::{App, filling, sum, until};
 use super::talk::{Talk, get, post};
 use crate::sync::lock;
 
 const CLIENTS: usize = 300;
-const REQUESTS: usize = 12;
+const REQUESTS: usize = 8;
 
 /// How many front-ends there are, one after the other.
 const SIDES: usize = 4;
@@ -29,8 +29,11 @@ async fn every_request_is_answered_once_whenever_one_front_end_follows_another()
             clients.spawn(client(place, rng.fork(), next.clone()));
         }
         let mut sides = vec![side.clone()];
-        for _ in 1..SIDES {
-            tokio::time::sleep(Duration::from_millis(rng.u64(1..80))).await;
+        for n in 1..SIDES {
+            // Somewhere in the n-th part of all that is asked.
+            let part = (CLIENTS * REQUESTS / SIDES) as u64;
+            let at = part * n as u64 - rng.u64(..part);
+            until("they have asked", || next.load(Ordering::Relaxed) > at).await;
             side = app.follow(&side).await;
             sides.push(side.clone());
         }
@@ -66,7 +69,7 @@ async fn client(place: SocketAddr, mut rng: Rng, next: Arc<AtomicU64>) {
         rest(&mut rng).await;
         let mut new = |rng: &mut Rng| {
             asked += 1;
-            let length = if rng.u8(..) < 8 { rng.usize(..8 << 20) } else { rng.usize(1..20_000) };
+            let length = if rng.u8(..) < 8 { rng.usize(..4 << 20) } else { rng.usize(1..20_000) };
             (next.fetch_add(1, Ordering::Relaxed), length)
         };
         match rng.u8(..10) {

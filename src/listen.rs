@@ -269,8 +269,7 @@ impl Inherited {
         let mut inherited = Inherited::default();
         for index in 0..fds.len() {
             let name = names.next().unwrap_or_default();
-            let bad =
-                |source| ListenError::Inherited { index, name: name.to_owned(), source };
+            let bad = |source| ListenError::Inherited { index, name: name.to_owned(), source };
             // Without FileDescriptorName= the name is the socket unit's.
             if name == FD_NAME || name.ends_with(".socket") || name.is_empty() || name == "unknown"
             {

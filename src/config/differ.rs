@@ -59,8 +59,9 @@ impl Config {
     }
 
     /// The same, if its file said that there are so many `workers`.
-    pub fn with_workers(mut self, workers: usize) -> Config {
+    pub fn with_workers(mut self, workers: usize, text: &str) -> Config {
         self.workers = workers;
+        self.text = text.to_owned();
         self.keys.insert("workers".to_owned(), workers.to_string());
         self
     }

@@ -79,9 +79,8 @@ async fn reexec(app: &str) -> Result<Status, ClientError> {
             Err(error) => return Err(error),
         }
         if Instant::now() > until {
-            let reason = format!(
-                "it does not answer since it was to go on: see `journalctl -u {app}`"
-            );
+            let reason =
+                format!("it does not answer since it was to go on: see `journalctl -u {app}`");
             return Err(ClientError::Failed(reason));
         }
         sleep(PAUSE).await;

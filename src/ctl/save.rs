@@ -29,7 +29,7 @@ pub(super) fn workers(app: &str, file: &Path, workers: usize) -> Result<(), CtlE
     let (text, metadata) = place.read().map_err(error)?;
     let now = Config::parse(file, &text)?;
     let new = with_workers(&text, workers).unwrap_or_default();
-    if Config::parse(file, &new).ok() != Some(now.with_workers(workers)) {
+    if Config::parse(file, &new).ok() != Some(now.with_workers(workers, &new)) {
         let unclear = format!("{}: no place for workers = {workers} in it", file.display());
         return Err(CtlError::Refused(unclear));
     }

@@ -119,7 +119,9 @@ impl Members {
             } => Some(WorkerId(id)),
             Packet::Uid { requester: None, .. } | Packet::Worker { .. } => {
                 let others = self.list.iter().filter(|m| m.id != from);
-                to.extend(others.filter(|m| m.known.dialect.is_none_or(|d| d == dialect)).map(|m| m.id));
+                to.extend(
+                    others.filter(|m| m.known.dialect.is_none_or(|d| d == dialect)).map(|m| m.id),
+                );
                 return;
             }
         };

@@ -49,7 +49,7 @@ pub mod websocket;
 
 pub use counts::{Counts, SlotCounts};
 pub use front::Front;
-pub use notes::Notes;
 pub use given::HandedOver;
+pub use notes::Notes;
 pub use tls::Tls;
 pub use upstream::{Doors, ListenerId, Upstream};

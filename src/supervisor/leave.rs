@@ -110,8 +110,11 @@ impl Supervisor {
             .collect();
         workers.sort_by_key(|worker| worker.id);
         let text = |release: &super::release::Release| release.config.text.clone();
-        let releases: BTreeMap<u64, String> =
-            self.releases.iter().map(|(generation, release)| (generation.0, text(release))).collect();
+        let releases: BTreeMap<u64, String> = self
+            .releases
+            .iter()
+            .map(|(generation, release)| (generation.0, text(release)))
+            .collect();
         State {
             format: FORMAT,
             readable_by: State::readable_by(),
@@ -176,7 +179,9 @@ impl Supervisor {
             return false;
         }
         let waits = self.fleet.is_rolling()
-            || !(self.to_reload.is_empty() && self.scaling.is_empty() && self.restarting.is_empty());
+            || !(self.to_reload.is_empty()
+                && self.scaling.is_empty()
+                && self.restarting.is_empty());
         if !waits {
             self.answer_who_leaves(&Ok(Succession { number: self.successions + 1 }));
         }

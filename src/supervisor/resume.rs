@@ -63,9 +63,10 @@ impl Supervisor {
         let mut known: Vec<estate::Worker> = state.workers;
         for (id, slot, generation) in workers {
             let at = known.iter().position(|worker| worker.id == id);
-            let resumed = at.map(|at| known.swap_remove(at)).ok_or(Lost::Ended).and_then(|left| {
-                self.resume_worker(left, slot, generation, &mut kept)
-            });
+            let resumed = at
+                .map(|at| known.swap_remove(at))
+                .ok_or(Lost::Ended)
+                .and_then(|left| self.resume_worker(left, slot, generation, &mut kept));
             match resumed {
                 Ok(process) => drop(self.processes.insert(id, process)),
                 Err(error) => self.lost(id, slot, generation, &error),
@@ -81,8 +82,11 @@ impl Supervisor {
         }
         let worker = |id| self.processes.get(&id).map(|process| process.worker.clone());
         self.servers.resume(state.servers, &mut kept, worker);
-        let predecessors: Vec<String> =
-            kept.keys().filter(|name| name.starts_with(super::leave::PREDECESSOR)).cloned().collect();
+        let predecessors: Vec<String> = kept
+            .keys()
+            .filter(|name| name.starts_with(super::leave::PREDECESSOR))
+            .cloned()
+            .collect();
         self.go_on();
         for socket in predecessors.iter().filter_map(|name| kept.remove(name)) {
             if let Err(error) = self.shared.front.follow(socket) {

@@ -21,8 +21,8 @@ use super::estate::{self, Deposit, Estate, Kept, Listens};
 use crate::listen::{self, Listener, Place, Socket, release};
 use crate::route::ListenerId;
 use crate::sync::lock;
-use crate::worker::wire::{Framing, Value};
 use crate::worker::wire::cluster::{Endpoint, HandleType, Query, SockName};
+use crate::worker::wire::{Framing, Value};
 use crate::worker::{Worker, WorkerId};
 
 /// `listen()`'s backlog in Node.
@@ -443,7 +443,7 @@ fn in_turn(
             }
         }
     }));
-    Ok(Kind::InTurn { name, listener: listener, accepting: guard, kept })
+    Ok(Kind::InTurn { name, listener, accepting: guard, kept })
 }
 
 async fn give_out(mut connection: OwnedFd, key: String, members: Members, turn: usize) {

@@ -44,7 +44,9 @@ pub async fn clean_up(app: &str) -> zbus::Result<()> {
     let asked = ask(app).await;
     let cause = match &asked {
         Ok((cause, _)) => *cause,
-        Err(_) if env::var("SERVICE_RESULT").is_ok_and(|result| result == "success") => Cause::Restart,
+        Err(_) if env::var("SERVICE_RESULT").is_ok_and(|result| result == "success") => {
+            Cause::Restart
+        }
         Err(_) => Cause::Crash,
     };
     if let Some(service) = service {

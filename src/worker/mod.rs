@@ -150,10 +150,7 @@ impl Worker {
 
     /// What it has said of itself.
     pub fn known(&self) -> Known {
-        Known {
-            peer_token: self.peer_token().map(str::to_owned),
-            actions: self.actions.known(),
-        }
+        Known { peer_token: self.peer_token().map(str::to_owned), actions: self.actions.known() }
     }
 
     /// Its IPC, if it is one of Node's.

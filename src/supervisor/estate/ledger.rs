@@ -197,7 +197,8 @@ mod tests {
     fn what_is_cut_or_unknown_is_passed_over() {
         let ledger = Ledger::new([whole(state())].into_iter()).expect("memory");
         let mut file = File::from(copy(&ledger));
-        file.write_all(b"{\"from_the_future\":[1,2]}\n\xff\n{\"session\":[\"a\",1,nu").expect("memory");
+        file.write_all(b"{\"from_the_future\":[1,2]}\n\xff\n{\"session\":[\"a\",1,nu")
+            .expect("memory");
         let contents = read(copy(&ledger)).expect("whole");
         assert_eq!((contents.state, contents.sessions.len()), (state(), 0));
     }

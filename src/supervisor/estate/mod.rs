@@ -20,8 +20,8 @@ pub use record::{FORMAT, Listens, Record, Server, State, Unreadable, Worker};
 use crate::route::{HandedOver, Notes};
 use crate::sync::lock;
 use crate::systemd::fd_store;
-use crate::worker::marks::Marks;
 use crate::worker::WorkerId;
+use crate::worker::marks::Marks;
 
 /// What the files of record are called in the store, with a number that grows.
 const STATE: &str = "state-";

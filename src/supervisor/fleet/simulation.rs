@@ -188,10 +188,11 @@ impl World {
     fn succeed(&mut self) {
         self.hear_outcomes();
         let snapshot = self.fleet.snapshot();
-        let text = serde_json::to_string(&snapshot).expect("a text");
-        let read = serde_json::from_str(&text).expect("the same");
-        assert_eq!(snapshot, read);
-        self.fleet = Fleet::resume(read, |_| policy(self.surge, self.canary));
+        if self.dice.roll(16) == 0 {
+            let text = serde_json::to_string(&snapshot).expect("a text");
+            assert_eq!(serde_json::from_str::<Snapshot>(&text).expect("a snapshot"), snapshot);
+        }
+        self.fleet = Fleet::resume(snapshot, |_| policy(self.surge, self.canary));
         for action in self.fleet.unfinished() {
             let (Action::Drain { id }
             | Action::Disconnect { id }

@@ -15,13 +15,14 @@ use super::app::{App, Side, Work, filling, serve_one, succeed, until};
 use super::talk::{Talk, get};
 use crate::listen::Place;
 use crate::worker::channel::Channel;
+use crate::worker::marks::Mark;
 use crate::worker::wire::Framing;
 
 /// A front-end before such a worker, and how many connections that was given.
 fn side(app: &App, place: &Place) -> (Side, Arc<AtomicUsize>) {
     let (ours, theirs) = StdStream::pair().expect("a pair");
     theirs.set_nonblocking(true).expect("set");
-    let channel = Channel::new(ours, Framing::Json).expect("a channel");
+    let channel = Channel::new(ours, Framing::Json, Mark::default()).expect("a channel");
     let side = app.side(place, "", Some(channel));
     let worker = side.worker.worker.clone();
     tokio::spawn({

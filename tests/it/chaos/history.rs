@@ -190,7 +190,9 @@ impl History {
                 _ => false,
             },
             // Many requests, some of which can't be repeated.
-            "polling" | "websocket" | "upgraded" => what != "no answer" && deaths >= 1,
+            "polling" | "websocket" | "upgraded" | "pausing" => {
+                what != "no answer" && !what.starts_with("worker ") && deaths >= 1
+            }
             _ => false,
         }
     }
@@ -200,6 +202,8 @@ impl History {
     pub(super) fn excuses_end(&self, worker: Option<u64>, why: &str, from: u64, at: u64) -> bool {
         let proper = match why {
             "transport close" | "transport close 1012" => true,
+            // It had nothing under way, so nobody could tell it.
+            "unknown" => true,
             // So late a request that its session was long over. Any worker may say that, or die.
             "transport error (xhr post error 400)" => true,
             "transport error (xhr post error 502)" => self.deaths(at, at) > 0,

@@ -27,13 +27,11 @@ pub(super) fn survive(seed: u64, start: impl FnOnce(&Spec, u64) -> Box<dyn Way>)
     let mut calms = Vec::new();
     run.storm.resume();
     for n in 1..=rounds {
-        let holds = run.round(Round::decide(&mut random));
-        if n % PART == 0 || n == rounds || !holds {
+        let settles = run.round(Round::decide(&mut random));
+        assert!(settles, "{}", run.wrong.join("\n"));
+        if n % PART == 0 || n == rounds {
             calms.push(run.calm());
             run.storm.resume();
-        }
-        if !holds {
-            break;
         }
     }
     run.end(&before, &calms);

@@ -17,6 +17,7 @@
 //! | [`supervisor`] | which workers there should be, and the loop that joins everything |
 //! | [`systemd`] | what systemd, its journal and the system bus are told |
 //! | [`places`] | where a running app keeps its sockets and files |
+//! | [`program`], [`succession`] | how another program goes on in this process |
 //! | `sync` | how what is shared is locked |
 //! | [`sys`] | all that is `unsafe` |
 //! | [`control`] | the socket by which a running app is spoken to |
@@ -36,8 +37,10 @@ pub mod listen;
 pub mod log;
 pub mod metrics;
 pub mod places;
+pub mod program;
 pub mod relay;
 pub mod route;
+pub mod succession;
 pub mod supervisor;
 mod sync;
 pub mod sys;

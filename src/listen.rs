@@ -4,6 +4,7 @@
 //! environment and takes every descriptor, so that no worker inherits one. All sockets here are
 //! non-blocking and close-on-exec.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -18,6 +19,7 @@ use tokio_util::either::Either;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::config::Listen;
+use crate::sys;
 
 /// `FileDescriptorName=` of an app's public sockets.
 pub const FD_NAME: &str = "listen";
@@ -80,6 +82,34 @@ impl AsFd for Socket {
 }
 
 impl Socket {
+    /// A descriptor that listens. One that had a path keeps it for ever: it may be another's.
+    ///
+    /// # Errors
+    /// It is no listening stream socket.
+    pub fn of(descriptor: OwnedFd) -> io::Result<Socket> {
+        let (domain, kind) =
+            (sockopt::socket_domain(&descriptor)?, sockopt::socket_type(&descriptor)?);
+        if kind != SocketType::STREAM || !sockopt::socket_acceptconn(&descriptor)? {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen"));
+        }
+        rustix::io::ioctl_fionbio(&descriptor, true)?;
+        Ok(match domain {
+            AddressFamily::UNIX => Socket::Unix(descriptor.into(), None),
+            _ => Socket::Tcp(descriptor.into()),
+        })
+    }
+
+    /// Somebody else listens on: its path stays.
+    pub fn leave(self) -> OwnedFd {
+        match self {
+            Socket::Tcp(socket) => socket.into(),
+            Socket::Unix(socket, path) => {
+                std::mem::forget(path);
+                socket.into()
+            }
+        }
+    }
+
     /// Where it listens.
     pub fn place(&self) -> Place {
         let path =
@@ -132,7 +162,7 @@ pub type Client = Either<TcpStream, UnixStream>;
 pub struct Listener {
     socket: Either<tokio::net::TcpListener, tokio::net::UnixListener>,
     /// Removed with it.
-    _path: Option<OwnPath>,
+    path: Option<OwnPath>,
 }
 
 impl Listener {
@@ -144,12 +174,23 @@ impl Listener {
         Ok(match socket {
             Socket::Tcp(socket) => {
                 let socket = Either::Left(tokio::net::TcpListener::from_std(socket)?);
-                Listener { socket, _path: None }
+                Listener { socket, path: None }
             }
             Socket::Unix(socket, path) => {
                 let socket = Either::Right(tokio::net::UnixListener::from_std(socket)?);
-                Listener { socket, _path: path }
+                Listener { socket, path }
             }
+        })
+    }
+
+    /// Takes it out of the runtime's care. What waits in it to be accepted stays there.
+    ///
+    /// # Errors
+    /// The runtime can't let it go.
+    pub fn release(self) -> io::Result<Socket> {
+        Ok(match self.socket {
+            Either::Left(socket) => Socket::Tcp(socket.into_std()?),
+            Either::Right(socket) => Socket::Unix(socket.into_std()?, self.path),
         })
     }
 
@@ -212,35 +253,34 @@ impl Drop for OwnPath {
 #[derive(Debug, Default)]
 pub struct Inherited {
     sockets: Vec<Socket>,
+    /// What is no socket to listen on, by name: it was left by a predecessor.
+    pub kept: BTreeMap<String, OwnedFd>,
 }
 
 impl Inherited {
     /// Takes all of it. Call this before any thread is started.
     ///
     /// # Errors
-    /// A descriptor that is no listening stream socket. Names that are not ours to listen on are
-    /// closed, with a warning.
+    /// A descriptor to listen on is no listening stream socket.
     pub fn take() -> Result<Inherited, ListenError> {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut names = names.split(':');
         let mut fds = listenfd::ListenFd::from_env();
-        let mut sockets = Vec::new();
+        let mut inherited = Inherited::default();
         for index in 0..fds.len() {
             let name = names.next().unwrap_or_default();
-            let socket = take_one(&mut fds, index).map_err(|source| ListenError::Inherited {
-                index,
-                name: name.to_owned(),
-                source,
-            })?;
+            let bad =
+                |source| ListenError::Inherited { index, name: name.to_owned(), source };
             // Without FileDescriptorName= the name is the socket unit's.
             if name == FD_NAME || name.ends_with(".socket") || name.is_empty() || name == "unknown"
             {
-                sockets.push(socket);
-            } else {
-                tracing::warn!(name, "a socket was handed over that nothing here asks for; closed");
+                inherited.sockets.push(take_one(&mut fds, index).map_err(bad)?);
+            } else if let Some(descriptor) = fds.take_raw_fd(index).map_err(bad)? {
+                let descriptor = sys::own(descriptor).map_err(bad)?;
+                inherited.kept.insert(name.to_owned(), descriptor);
             }
         }
-        Ok(Inherited { sockets })
+        Ok(inherited)
     }
 }
 

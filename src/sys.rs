@@ -3,9 +3,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::atomic::AtomicU8;
 
 use rustix::ioctl::{Getter, Opcode, ioctl};
 use tokio::io::Interest;
@@ -52,4 +53,73 @@ pub fn unsent(socket: impl AsFd) -> io::Result<usize> {
     // SAFETY: it gives one int.
     let unsent = unsafe { ioctl(socket, Getter::<SIOCOUTQ, libc::c_int>::new())? };
     Ok(usize::try_from(unsent).unwrap_or(0))
+}
+
+/// Memory that is a file's, for as long as this process lives: `length` bytes, which the file has.
+///
+/// # Errors
+/// The kernel's.
+pub fn map(file: impl AsFd, length: usize) -> io::Result<&'static [AtomicU8]> {
+    use rustix::mm::{MapFlags, ProtFlags, mmap};
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping, where the kernel has room; it is never taken away. Whoever else has the
+    // file may write to it at any time, which is what atomics are for; that the file gets no shorter
+    // is the caller's promise.
+    unsafe {
+        let memory = mmap(std::ptr::null_mut(), length, access, MapFlags::SHARED, file, 0)?;
+        Ok(std::slice::from_raw_parts(memory.cast(), length))
+    }
+}
+
+/// Owns a descriptor that was handed over, and that nobody else in this process has; no worker
+/// inherits it.
+///
+/// # Errors
+/// It is none.
+pub fn own(descriptor: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: whoever calls this has taken it from the list of those that were handed over, where
+    // each is once.
+    let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    rustix::io::fcntl_setfd(&owned, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(owned)
+}
+
+/// Which of the two a process is that was one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forked {
+    /// The one that was there.
+    Parent,
+    /// The new one.
+    Child,
+}
+
+/// Doubles this process. Its child is nobody's to wait for but the system's.
+///
+/// # Errors
+/// The kernel's.
+pub fn fork() -> rustix::io::Result<Forked> {
+    use rustix::io::Errno;
+    use rustix::process::{Pid, WaitOptions, waitpid};
+    // SAFETY: of several threads only this one is in the child, where what the others have locked stays
+    // locked. Whoever calls this has ended them; those that wait for work in the runtime's pool hold no
+    // lock, and the child gives them none.
+    let fork = || match unsafe { libc::fork() } {
+        -1 => Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::AGAIN)),
+        child => Ok(Pid::from_raw(child)),
+    };
+    let Some(child) = fork()? else {
+        // Between the two: its end makes the system the parent of its child.
+        return match fork() {
+            Ok(None) => Ok(Forked::Child),
+            Ok(Some(_)) | Err(_) => end(),
+        };
+    };
+    waitpid(Some(child), WaitOptions::empty())?;
+    Ok(Forked::Parent)
+}
+
+/// Ends a child of [`fork`]: nothing that it has a copy of is cleaned up.
+pub fn end() -> ! {
+    // SAFETY: it only ends the process.
+    unsafe { libc::_exit(0) }
 }

@@ -13,6 +13,7 @@ use cohortd::ctl::doctor::Doctor;
 use cohortd::ctl::import::Import;
 use cohortd::ctl::list::List;
 use cohortd::ctl::logs::Logs;
+use cohortd::ctl::reexec::Reexec;
 use cohortd::ctl::remove::Remove;
 use cohortd::ctl::running::{Reload, ScaleTo};
 use cohortd::ctl::show::Show;
@@ -40,6 +41,7 @@ enum Command {
     Check(Check),
     Diff(Diff),
     Reload(Reload),
+    Reexec(Reexec),
     Scale(ScaleTo),
     Restart(Restart),
     Signal(SendSignal),
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Some(Command::Check(check)) => check.run(),
         Some(Command::Diff(diff)) => diff.run(),
         Some(Command::Reload(reload)) => reload.run(),
+        Some(Command::Reexec(reexec)) => reexec.run(),
         Some(Command::Scale(scale)) => scale.run(),
         Some(Command::Restart(restart)) => restart.run(),
         Some(Command::Signal(signal)) => signal.run(),

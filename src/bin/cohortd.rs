@@ -1,18 +1,20 @@
 //! `cohortd`: the supervisor of one app, under systemd (`serve`) or in the foreground (`run`).
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use cohortd::config::{Config, Memory, app_name};
 use cohortd::control::Control;
-use cohortd::listen::{self, Inherited, Socket};
+use cohortd::listen::{self, Inherited};
 use cohortd::route::Tls;
-use cohortd::supervisor::{self, Handle, Output, RunError};
+use cohortd::supervisor::estate::{Estate, Left};
+use cohortd::supervisor::{self, Handle, Heritage, Means, Output, RunError};
 use cohortd::worker::cgroup::Delegated;
 use cohortd::worker::spawn;
-use cohortd::{exit, log, places, systemd};
+use cohortd::{exit, log, places, succession, systemd};
+use tokio_util::task::AbortOnDropHandle;
 
 /// A request through us takes some dozens of allocations (`docs/decisions`, 27).
 #[global_allocator]
@@ -37,6 +39,9 @@ enum Command {
     Serve {
         /// The app's configuration
         file: PathBuf,
+        /// Only say whether this program could go on with what it is handed
+        #[arg(long, hide = true)]
+        rehearse: bool,
     },
     /// Become a worker's program
     #[command(name = spawn::EXEC, hide = true)]
@@ -56,23 +61,37 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command {
-        Command::Run { file } => run(&file, Output::Prefixed),
-        Command::Serve { file } => run(&file, Output::Inherit),
+        Command::Run { file } => run(&file, Output::Prefixed, false),
+        Command::Serve { file, rehearse } => run(&file, Output::Inherit, rehearse),
         Command::Exec { command } => exit::failed(&spawn::exec(&command)),
         Command::PostStop { app } => post_stop(&app),
     }
 }
 
-fn run(file: &std::path::Path, output: Output) -> ExitCode {
-    let service = app_name(file).filter(|_| output == Output::Inherit);
+fn run(file: &Path, output: Output, rehearse: bool) -> ExitCode {
+    let service = app_name(file).filter(|_| output == Output::Inherit && !rehearse);
     log::start(service.as_deref());
     raise_descriptor_limit();
     // Before any thread: it edits the environment.
-    let inherited = match Inherited::take() {
+    let mut inherited = match Inherited::take() {
         Ok(inherited) => inherited,
         Err(error) => return exit::failed(&error),
     };
-    let config = match Config::load(file) {
+    let left = match Left::read(std::mem::take(&mut inherited.kept)) {
+        Ok(left) => left,
+        Err(error) if rehearse => return exit::failed(&error),
+        Err(error) => {
+            tracing::error!(%error, "can't go on with the workers of before: all are started anew");
+            None
+        }
+    };
+    // As it was read last: what has been written to the file since takes a reload.
+    let text = left.as_ref().and_then(|left| left.contents.state.text());
+    let config = match text {
+        Some(text) => Config::load_text(file, text),
+        None => Config::load(file),
+    };
+    let config = match config {
         Ok(config) => config,
         Err(error) => return exit::bad_config(&error),
     };
@@ -80,6 +99,9 @@ fn run(file: &std::path::Path, output: Output) -> ExitCode {
         Ok(tls) => tls,
         Err(error) => return exit::bad_config(&error),
     };
+    if rehearse {
+        return ExitCode::SUCCESS;
+    }
     let delegated = match Delegated::take() {
         Ok(delegated) => delegated,
         Err(error) => {
@@ -103,6 +125,14 @@ fn run(file: &std::path::Path, output: Output) -> ExitCode {
         }
         Output::Prefixed => {}
     }
+    // In the foreground the workers end with us.
+    let estate = (output == Output::Inherit && systemd::is_manager())
+        .then(|| Estate::new(left.as_ref()))
+        .transpose()
+        .unwrap_or_else(|error| {
+            tracing::warn!(%error, "nothing is left to a successor");
+            None
+        });
     let sockets = match listen::open(&config.listen, inherited) {
         Ok(sockets) => sockets,
         Err(error) => return exit::failed(&error),
@@ -112,37 +142,43 @@ fn run(file: &std::path::Path, output: Output) -> ExitCode {
         Err(error) => return exit::failed(&error),
     };
     let app = config.app.clone();
-    let ended = runtime.block_on(run_with_control(config, tls, sockets, output, delegated));
+    let means = Means { tls, sockets, output, delegated, estate, left };
+    let ended = runtime.block_on(run_with_control(config, means));
+    if let Ok(Some(heritage)) = ended {
+        return succession::hand_on(&runtime, heritage);
+    }
     drop(runtime); // and with it what is in the app's folder
     places::leave(&app);
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::SUCCESS,
         Err(error) => exit::failed(&error),
     }
 }
 
-async fn run_with_control(
-    config: Config,
-    tls: Option<Tls>,
-    sockets: Vec<Socket>,
-    output: Output,
-    delegated: Option<Delegated>,
-) -> Result<(), RunError> {
+async fn run_with_control(config: Config, means: Means) -> Result<Option<Heritage>, RunError> {
     let (handle, asked) = Handle::new();
-    match Control::open(&config.app) {
-        Ok(control) => drop(tokio::spawn(control.serve(handle.clone()))),
+    let control = match Control::open(&config.app) {
+        Ok(control) => Some(AbortOnDropHandle::new(tokio::spawn(control.serve(handle.clone())))),
         // Data and readiness don't depend on it.
         Err(error) => {
-            tracing::warn!(%error, "no control socket: cohortctl can't speak to this app")
+            tracing::warn!(%error, "no control socket: cohortctl can't speak to this app");
+            None
         }
-    }
-    if output == Output::Inherit
-        && let Err(error) = systemd::dbus::start(&config.app, handle.clone())
-    {
-        tracing::warn!(%error, "not on the system bus");
-    }
-    let ended = supervisor::run(config, tls, sockets, output, delegated, asked).await;
+    };
+    let bus = match means.output {
+        Output::Inherit => systemd::dbus::start(&config.app, handle.clone())
+            .inspect_err(|error| tracing::warn!(%error, "not on the system bus"))
+            .ok(),
+        Output::Prefixed => None,
+    };
+    let ended = supervisor::run(config, means, asked).await;
     drop(handle); // its other end was there until now
+    if let (Ok(Some(_)), Some(bus)) = (&ended, bus) {
+        // Nothing else may run in this process when another program takes its place.
+        tokio::task::yield_now().await; // the last answers
+        drop(control);
+        bus.leave();
+    }
     ended
 }
 
@@ -160,7 +196,7 @@ fn post_stop(app: &str) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return exit::failed(&error),
     };
-    match runtime.block_on(systemd::post_stop::close_socket_on_stop(app)) {
+    match runtime.block_on(systemd::post_stop::clean_up(app)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::failed(&error),
     }

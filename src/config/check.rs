@@ -94,6 +94,7 @@ impl Check<'_> {
             env: self.env(&raw)?,
             env_per_worker: self.env_per_worker(&raw.env_per_worker)?,
             keys: differ::keys(self.source),
+            text: self.source.to_owned(),
         })
     }
 

@@ -96,6 +96,8 @@ pub struct Config {
     pub env_per_worker: BTreeMap<String, Template>,
     /// What the file says, by key, for comparing.
     keys: BTreeMap<String, String>,
+    /// The file's text, by which a successor reads it again.
+    pub(crate) text: String,
 }
 
 /// How workers are spoken to.
@@ -345,10 +347,19 @@ impl Config {
     pub fn load(file: &Path) -> Result<Config, ConfigError> {
         let source = std::fs::read_to_string(file)
             .map_err(|e| ConfigError::of_file(file, format!("can't be read: {e}")))?;
-        let mut config = Config::parse(file, &source)?;
+        Config::load_text(file, &source)
+    }
+
+    /// Checks a file's text as it was when it was read, and reads the files with variables that it
+    /// names.
+    ///
+    /// # Errors
+    /// The first thing wrong with them, with its place.
+    pub fn load_text(file: &Path, source: &str) -> Result<Config, ConfigError> {
+        let mut config = Config::parse(file, source)?;
         let mut env = BTreeMap::new();
         for named in &config.env_files {
-            let bad = |span, message| ConfigError::at(file, &source, span, message);
+            let bad = |span, message| ConfigError::at(file, source, span, message);
             env.extend(named.load(&config.directory, bad)?);
         }
         env.append(&mut config.env);

@@ -183,6 +183,7 @@ async fn of_app(
 ) -> serde_json::Result<Option<Answer>> {
     Ok(Some(match method {
         "Reload" => said(handle.ask(Request::Reload).await),
+        "Reexec" => said(handle.ask(Request::Reexec).await),
         "Status" => said(handle.ask(Request::Status).await),
         "Diff" => said(handle.ask(Request::Diff).await),
         "Scale" => {

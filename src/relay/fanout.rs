@@ -7,6 +7,8 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::worker::WorkerId;
 use crate::worker::wire::Packet;
 
@@ -29,12 +31,21 @@ pub struct Members {
 #[derive(Debug)]
 struct Member {
     id: WorkerId,
-    dialect: Option<Dialect>,
-    /// Uid and namespace of its adapters (0.3).
-    adapters: Vec<(String, String)>,
+    known: Adapters,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What is known of a worker's adapters.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adapters {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dialect: Option<Dialect>,
+    /// Uid and namespace of each (0.3).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    uids: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Dialect {
     Uid,
     Worker,
@@ -55,9 +66,16 @@ pub enum Farewell {
 }
 
 impl Members {
-    /// A worker's channel is open.
-    pub fn join(&mut self, id: WorkerId) {
-        self.list.push(Member { id, dialect: None, adapters: Vec::new() });
+    /// A worker's channel is open; so much is known of its adapters.
+    pub fn join(&mut self, id: WorkerId, known: Adapters) {
+        self.owners.extend(known.uids.iter().map(|(uid, _)| (uid.clone(), id)));
+        self.list.push(Member { id, known });
+    }
+
+    /// What is known of a worker's adapters.
+    pub fn adapters(&self, id: WorkerId) -> Adapters {
+        let member = self.list.iter().find(|m| m.id == id);
+        member.map(|m| m.known.clone()).unwrap_or_default()
     }
 
     /// A worker is gone: what to tell the others, if it has ever said anything.
@@ -65,11 +83,12 @@ impl Members {
         let Some(at) = self.list.iter().position(|m| m.id == id) else { return Vec::new() };
         let member = self.list.swap_remove(at);
         self.owners.retain(|_, owner| *owner != id);
-        match member.dialect {
+        match member.known.dialect {
             None => Vec::new(),
             Some(Dialect::Worker) => vec![Farewell::Worker(id)],
             Some(Dialect::Uid) => member
-                .adapters
+                .known
+                .uids
                 .into_iter()
                 .map(|(uid, nsp)| Farewell::Adapter { uid, nsp })
                 .collect(),
@@ -82,7 +101,7 @@ impl Members {
             Farewell::Adapter { .. } => Dialect::Uid,
             Farewell::Worker(_) => Dialect::Worker,
         };
-        self.list.iter().filter(|m| m.dialect == Some(dialect)).map(|m| m.id).collect()
+        self.list.iter().filter(|m| m.known.dialect == Some(dialect)).map(|m| m.id).collect()
     }
 
     /// Appends the recipients of a packet to `to`, and learns who sent it.
@@ -100,7 +119,7 @@ impl Members {
             } => Some(WorkerId(id)),
             Packet::Uid { requester: None, .. } | Packet::Worker { .. } => {
                 let others = self.list.iter().filter(|m| m.id != from);
-                to.extend(others.filter(|m| m.dialect.is_none_or(|d| d == dialect)).map(|m| m.id));
+                to.extend(others.filter(|m| m.known.dialect.is_none_or(|d| d == dialect)).map(|m| m.id));
                 return;
             }
         };
@@ -110,13 +129,13 @@ impl Members {
 
     fn learn(&mut self, from: WorkerId, packet: &Packet<'_>, dialect: Dialect) {
         let Some(member) = self.list.iter_mut().find(|m| m.id == from) else { return };
-        member.dialect = Some(dialect);
+        member.known.dialect = Some(dialect);
         if let Packet::Uid { uid, nsp, .. } = *packet
             && !self.owners.contains_key(uid)
-            && member.adapters.len() < MAX_ADAPTERS
+            && member.known.uids.len() < MAX_ADAPTERS
         {
             self.owners.insert(uid.to_owned(), from);
-            member.adapters.push((uid.to_owned(), nsp.to_owned()));
+            member.known.uids.push((uid.to_owned(), nsp.to_owned()));
         }
     }
 }
@@ -127,7 +146,7 @@ mod tests {
 
     fn members(ids: &[u64]) -> Members {
         let mut members = Members::default();
-        ids.iter().for_each(|id| members.join(WorkerId(*id)));
+        ids.iter().for_each(|id| members.join(WorkerId(*id), Adapters::default()));
         members
     }
 
@@ -156,6 +175,17 @@ mod tests {
         assert_eq!(routed(&mut m, 2, uid("b", Some("a"))), NOBODY);
         assert_eq!(m.leave(WorkerId(1)), [], "a worker leaves once");
         assert_eq!(m.leave(WorkerId(3)), [], "who never spoke has nothing to announce");
+    }
+
+    #[test]
+    fn what_is_known_of_a_worker_goes_with_it() {
+        let mut before = members(&[1, 2]);
+        routed(&mut before, 1, uid("a", None));
+        let mut m = Members::default();
+        [1, 2].into_iter().map(WorkerId).for_each(|id| m.join(id, before.adapters(id)));
+        assert_eq!(routed(&mut m, 2, uid("b", Some("a"))), [1], "its uid is known");
+        let farewell = Farewell::Adapter { uid: "a".into(), nsp: "/".into() };
+        assert_eq!(m.leave(WorkerId(1)), [farewell]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use super::envelope::Envelope;
-use super::fanout::Members;
+use super::fanout::{Adapters, Members};
 use crate::sync::lock;
 use crate::worker::wire::Packet;
 use crate::worker::{Worker, WorkerId};
@@ -47,11 +47,16 @@ struct State {
 }
 
 impl Relay {
-    /// A worker can be sent to.
-    pub fn join(&self, worker: &Arc<Worker>) {
+    /// A worker can be sent to; so much is known of its adapters.
+    pub fn join(&self, worker: &Arc<Worker>, known: Adapters) {
         let mut state = self.lock();
-        state.members.join(worker.id);
+        state.members.join(worker.id, known);
         state.workers.insert(worker.id, worker.clone());
+    }
+
+    /// What is known of a worker's adapters.
+    pub fn adapters(&self, id: WorkerId) -> Adapters {
+        self.lock().members.adapters(id)
     }
 
     /// A worker is gone; the others are told at once. Without effect when said again.

@@ -4,4 +4,5 @@ pub mod envelope;
 pub mod fanout;
 mod local;
 
+pub use fanout::Adapters;
 pub use local::{Relay, Relayed};

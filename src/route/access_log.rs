@@ -5,9 +5,9 @@
 
 use std::io::Write;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use hyper::header::{self, HeaderMap, HeaderName};
@@ -15,6 +15,7 @@ use hyper::{Request, StatusCode, Version};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use crate::sync::lock;
 use crate::worker::WorkerId;
 
 /// Lines that wait to be written; those above are lost.
@@ -26,7 +27,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 /// Where the lines go.
 #[derive(Debug)]
 pub(super) struct AccessLog {
-    writer: SyncSender<Order>,
+    writer: Mutex<SyncSender<Order>>,
     lost: AtomicU64,
 }
 
@@ -39,23 +40,18 @@ enum Order {
 impl AccessLog {
     /// Starts the writing thread.
     pub(super) fn start() -> Arc<AccessLog> {
-        let (writer, orders) = sync_channel(MAX_WAITING);
-        std::thread::spawn(move || {
-            for order in orders {
-                match order {
-                    Order::Write(line) => {
-                        let mut out = std::io::stdout().lock();
-                        let _ = out.write_all(&line).and_then(|()| out.flush());
-                    }
-                    Order::Tell(done) => drop(done.send(())),
-                }
-            }
-        });
-        Arc::new(AccessLog { writer, lost: AtomicU64::new(0) })
+        Arc::new(AccessLog { writer: Mutex::new(writer()), lost: AtomicU64::new(0) })
+    }
+
+    /// Starts another one, in a process that was forked from one that had it.
+    pub(super) fn begin_again(&self) {
+        let before = std::mem::replace(&mut *lock(&self.writer), writer());
+        // The other thread may have held what its end would wait for.
+        std::mem::forget(before);
     }
 
     fn write(&self, line: Vec<u8>) {
-        if self.writer.try_send(Order::Write(line)).is_err() {
+        if lock(&self.writer).try_send(Order::Write(line)).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -68,10 +64,27 @@ impl AccessLog {
     /// Waits a moment until the lines are written that there are.
     pub(super) async fn flush(&self) {
         let (done, is_done) = oneshot::channel();
-        if self.writer.try_send(Order::Tell(done)).is_ok() {
+        let asked = lock(&self.writer).try_send(Order::Tell(done));
+        if asked.is_ok() {
             let _ = tokio::time::timeout(FLUSH_LIMIT, is_done).await;
         }
     }
+}
+
+fn writer() -> SyncSender<Order> {
+    let (writer, orders) = sync_channel(MAX_WAITING);
+    std::thread::spawn(move || {
+        for order in orders {
+            match order {
+                Order::Write(line) => {
+                    let mut out = std::io::stdout().lock();
+                    let _ = out.write_all(&line).and_then(|()| out.flush());
+                }
+                Order::Tell(done) => drop(done.send(())),
+            }
+        }
+    });
+    writer
 }
 
 /// A request, from its head to the end of its response. It is written when it is dropped.

@@ -1,5 +1,6 @@
-//! What has been decrypted can't be peeked at in the kernel: it is read, looked at, and read again
-//! by whoever serves the connection.
+//! What has been read of a connection before anybody serves it, and is read again by whoever does.
+//! What has been decrypted can't be peeked at in the kernel; and whoever had a connection before may
+//! have read more than was his.
 
 use std::io;
 use std::pin::Pin;
@@ -16,11 +17,23 @@ pub(super) struct Ahead<S> {
     read: BytesMut,
 }
 
-impl<S: AsyncRead + Unpin> Ahead<S> {
+impl<S> Ahead<S> {
     pub(super) fn new(inner: S) -> Ahead<S> {
-        Ahead { inner, read: BytesMut::new() }
+        Ahead::of(&[], inner)
     }
 
+    /// These bytes come first.
+    pub(super) fn of(read: &[u8], inner: S) -> Ahead<S> {
+        Ahead { inner, read: read.into() }
+    }
+
+    /// The connection, and what has not been read again yet.
+    pub(super) fn into_parts(self) -> (S, BytesMut) {
+        (self.inner, self.read)
+    }
+}
+
+impl<S: AsyncRead + Unpin> Ahead<S> {
     /// Waits until `look` finds something in the first bytes. It is shown one byte above `limit` at
     /// most, and has to make something of that.
     ///

@@ -1,13 +1,14 @@
 //! Accepts clients' connections, looks at how each begins, and serves it or hands it over.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::error::Elapsed;
 use tokio_util::either::Either;
+use tokio_util::sync::CancellationToken;
 
 use super::affinity::Affinity;
 use super::ahead::Ahead;
@@ -40,23 +41,30 @@ const NO_TLS: &str = "This port speaks HTTPS: the request came without TLS.\n";
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 impl Front {
-    /// Accepts connections until [`Front::stop`]; then the socket is closed.
+    /// Accepts connections until [`Front::stop`]; then the socket is closed. Or until
+    /// [`Front::close_doors`].
     pub fn accept(self: &Arc<Self>, id: ListenerId, listener: Listener) {
-        self.accepting.spawn(self.clone().accept_from(id, listener));
+        self.opens(|close| self.accepting.spawn(self.clone().accept_from(id, listener, close)));
     }
 
-    async fn accept_from(self: Arc<Self>, id: ListenerId, listener: Listener) {
+    async fn accept_from(
+        self: Arc<Self>,
+        id: ListenerId,
+        listener: Listener,
+        close: CancellationToken,
+    ) -> Option<(ListenerId, Listener)> {
         loop {
             let accepted = tokio::select! {
                 accepted = std::future::poll_fn(|context| listener.poll_accept(context)) => accepted,
-                () = self.stop.cancelled() => return,
+                () = self.stop.cancelled() => return None,
+                () = close.cancelled() => return Some((id, listener)),
             };
             match accepted {
                 Ok((client, address)) => {
                     self.counts.accept();
                     let peer = self.peer(address);
-                    let connection = self.clone().connection(id, client, peer);
-                    self.connections.spawn(connection);
+                    let from = Origin { listener: id, peer };
+                    self.connections.spawn(self.clone().connection(from, client, false));
                 }
                 Err(e) if is_the_clients(&e) => {}
                 Err(error) => {
@@ -74,7 +82,7 @@ impl Front {
         tokio::time::sleep(LAST_CALL).await;
     }
 
-    fn peer(&self, address: Option<SocketAddr>) -> Peer {
+    pub(super) fn peer(&self, address: Option<SocketAddr>) -> Peer {
         Peer { address, trusted: self.trusts(address), encrypted: false }
     }
 
@@ -85,15 +93,31 @@ impl Front {
         }
     }
 
-    async fn connection(self: Arc<Self>, listener: ListenerId, mut client: Client, peer: Peer) {
+    /// A connection of which nothing has been read, but what its proxy says first if its client is
+    /// `introduced`.
+    pub(super) async fn connection(
+        self: Arc<Self>,
+        from: Origin,
+        mut client: Client,
+        introduced: bool,
+    ) {
         let settings = self.settings();
         let Settings { route, limits, .. } = &*settings;
-        let Some(peer) = self.introduced(&settings, &mut client, peer).await else { return };
-        // A proxy has many clients.
-        let one = peer.address.filter(|_| !peer.trusted).map(|address| address.ip());
+        let Origin { listener, mut peer } = from;
+        if !introduced {
+            peer = tokio::select! {
+                biased;
+                () = self.passes_on() => return self.pass_fresh(from, client, false),
+                said = self.introduced(&settings, &mut client, peer) => match said {
+                    Some(peer) => peer,
+                    None => return,
+                },
+            };
+        }
+        let from = Origin { listener, peer };
         let spoken = |tls: &&Tls| tls.is_spoken_at(&self.places[listener.0]);
         let tls = settings.tls.as_ref().filter(spoken);
-        let Some(_place) = self.admission.admit(limits, one) else {
+        let Some(_place) = self.admission.admit(limits, one_client(peer)) else {
             self.counts.refused.count(Refused::Limit);
             // One that expects a handshake would not understand it.
             if route.protocol == Protocol::Http && tls.is_none() {
@@ -103,17 +127,23 @@ impl Front {
         };
         if route.protocol == Protocol::Tcp {
             let affinity = affinity_of_peer(route, peer);
-            let session = &Session::None;
-            return handoff::hand_over(&self, listener, client, session, affinity, Speaks::Other)
-                .await;
+            let (session, speaks) = (&Session::None, Speaks::Other);
+            let given =
+                handoff::hand_over(&self, listener, client, session, affinity, speaks).await;
+            return given.unwrap_or_else(|client| self.pass_fresh(from, client, true));
         }
         if let Some(tls) = tls {
             // Boxed: other connections need no room for it.
-            return Box::pin(self.decrypt(&settings, tls, listener, client, peer)).await;
+            return Box::pin(self.decrypt(&settings, tls, from, client)).await;
         }
-        let opening = self.in_time(limits.head_timeout, self.opening(&settings, &client, peer));
-        match opening.await {
-            Ok(Ok(opening)) => self.begin(&settings, listener, client, peer, opening).await,
+        let opening = tokio::select! {
+            biased;
+            () = self.passes_on() => return self.pass_fresh(from, client, true),
+            opening = self.in_time(limits.head_timeout, self.opening(&settings, &client, peer)) =>
+                opening,
+        };
+        match opening {
+            Ok(Ok(opening)) => self.begin(&settings, from, client, opening).await,
             Ok(Err(_)) => {} // it went away
             Err(_late) => self.refuse(&mut client, Refusal::Late).await,
         }
@@ -124,11 +154,11 @@ impl Front {
         self: &Arc<Self>,
         Settings { limits, .. }: &Settings,
         tls: &Tls,
-        listener: ListenerId,
+        Origin { listener, peer }: Origin,
         client: Client,
-        peer: Peer,
     ) {
         let peer = Peer { encrypted: true, ..peer };
+        let from = Origin { listener, peer };
         let ends = Ends::of(&client, peer);
         let mut client = match self
             .in_time(limits.head_timeout, tls.accept(client, limits.send_timeout))
@@ -152,7 +182,7 @@ impl Front {
         };
         match self.in_time(limits.head_timeout, client.peek(limits.head_size, read)).await {
             Ok(Ok(Opening::Request(_) | Opening::Upgrade(_))) => {
-                proxy::serve(self.clone(), listener, client, peer, ends, limits, None).await;
+                proxy::serve(self.clone(), from, client, ends, limits, None, true).await;
             }
             // HTTP/2, though that was not agreed on, or TLS once more.
             Ok(Ok(Opening::Whole)) => self.refuse(&mut client, Refusal::Malformed).await,
@@ -162,19 +192,30 @@ impl Front {
         }
     }
 
-    /// A connection that was taken back from a worker between two requests.
-    pub(super) async fn next_request(
-        self: Arc<Self>,
-        listener: ListenerId,
-        client: Client,
-        peer: Peer,
-    ) {
+    /// A connection between two requests, of which nothing has been read.
+    pub(super) async fn next_request(self: Arc<Self>, from: Origin, client: Client) {
         let settings = self.settings();
         let stopped = self.stop.is_cancelled();
         let limit = if stopped { Duration::ZERO } else { settings.limits.idle };
-        let opening = self.in_time(limit, self.opening(&settings, &client, peer));
-        if let Ok(Ok(opening)) = opening.await {
-            self.begin(&settings, listener, client, peer, opening).await;
+        let opening = tokio::select! {
+            biased;
+            () = self.passes_on() => return self.pass_kept(from, client, &[]),
+            opening = self.in_time(limit, self.opening(&settings, &client, from.peer)) => opening,
+        };
+        if let Ok(Ok(opening)) = opening {
+            self.begin(&settings, from, client, opening).await;
+        }
+    }
+
+    /// A connection between two requests that a predecessor had, with what that has read ahead. It
+    /// was admitted there.
+    pub(super) async fn kept(self: Arc<Self>, from: Origin, client: Client, ahead: Vec<u8>) {
+        let settings = self.settings();
+        let _place = self.admission.admit(&settings.limits, one_client(from.peer));
+        if ahead.is_empty() {
+            self.clone().next_request(from, client).await;
+        } else {
+            self.serve(&settings, from, client, &ahead).await;
         }
     }
 
@@ -196,9 +237,8 @@ impl Front {
     async fn begin(
         self: &Arc<Self>,
         settings: &Settings,
-        listener: ListenerId,
+        from: Origin,
         mut client: Client,
-        peer: Peer,
         (opening, affinity): (Opening, Affinity),
     ) {
         let (session, speaks) = match opening {
@@ -206,21 +246,33 @@ impl Front {
             Opening::Upgrade(session) if self.hands_over => (session, Speaks::WebSocket),
             Opening::Whole => (Session::None, Speaks::Other),
             Opening::Request(session) if self.hands_over_requests(&settings.route) => {
-                (session, Speaks::Http(Some(Arc::new(Origin { listener, peer }))))
+                (session, Speaks::Http(Some(Arc::new(from))))
             }
             Opening::Request(_) | Opening::Upgrade(_) => {
-                let (ends, limits) = (Ends::of(&client, peer), &settings.limits);
-                let last_word = Arc::default();
-                let client = FromClient::new(client, Arc::clone(&last_word));
-                let client = Impatient::new(client, limits.send_timeout);
-                let last_word = Some(last_word);
-                return proxy::serve(self.clone(), listener, client, peer, ends, limits, last_word)
-                    .await;
+                return self.serve(settings, from, client, &[]).await;
             }
             Opening::Refused(refusal) => return self.refuse(&mut client, refusal).await,
             Opening::Partial => return,
         };
-        handoff::hand_over(self, listener, client, &session, affinity, speaks).await;
+        let given =
+            handoff::hand_over(self, from.listener, client, &session, affinity, speaks).await;
+        given.unwrap_or_else(|client| self.pass_kept(from, client, &[]));
+    }
+
+    /// Serves a connection that is not encrypted; `ahead` has been read of it.
+    async fn serve(
+        self: &Arc<Self>,
+        Settings { limits, .. }: &Settings,
+        from: Origin,
+        client: Client,
+        ahead: &[u8],
+    ) {
+        let ends = Ends::of(&client, from.peer);
+        let last_word = Arc::default();
+        let client = FromClient::new(client, Arc::clone(&last_word));
+        let client = Ahead::of(ahead, Impatient::new(client, limits.send_timeout));
+        let (last_word, is_seen) = (Some(last_word), ahead.is_empty());
+        proxy::serve(self.clone(), from, client, ends, limits, last_word, is_seen).await;
     }
 
     /// Refuses a connection for how its first head is.
@@ -288,6 +340,11 @@ impl Front {
             () = self.last_call() => Ok(Err(io::ErrorKind::ConnectionAborted.into())),
         }
     }
+}
+
+/// Whose connections are counted together with this one. A proxy has many clients.
+fn one_client(peer: Peer) -> Option<IpAddr> {
+    peer.address.filter(|_| !peer.trusted).map(|address| address.ip())
 }
 
 /// Errors of one connection that was gone before it was accepted.

@@ -24,6 +24,7 @@ impl Front {
             .header(header::CONNECTION, "close")
             .body(Upload::default())
             .map_err(io::Error::other)?;
+        let _needing = self.needs_a_worker().await;
         let mut line = upstream.connect_anew(ListenerId(0), None, &self.pairs).await?;
         let response = line.sender.send_request(request).await.map_err(io::Error::other)?;
         Ok(response.status())

@@ -19,10 +19,11 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::front::Front;
 use super::given::{Connection, Speaks};
+use super::succession::ToPredecessor;
 use super::upstream::Upstream;
 use super::websocket::CLOSE;
 use crate::sys;
-use crate::worker::held;
+use crate::worker::{WorkerId, held};
 
 /// All of a worker's connections are closed in this time, if need be faster than is configured.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -44,11 +45,12 @@ impl Front {
     /// by all workers), and waits until nothing is left, or a moment has passed.
     pub async fn disconnect(self: &Arc<Self>, upstream: &Arc<Upstream>, per_second: u32) {
         let id = upstream.worker.id;
+        let worker = id.0;
+        self.succession.tell_predecessors(&ToPredecessor::Disconnect { worker, per_second });
         let given = self.still_given(upstream).await.unwrap_or_default();
         let tunnels = upstream.tunnels();
         let all = given.len() + tunnels.len() + self.sessions_of(id);
-        let pace = LIMIT / u32::try_from(all).unwrap_or(u32::MAX).max(1);
-        let pace = pace.min(Duration::from_secs(1) / per_second);
+        let pace = pace(all, per_second);
         tracing::info!(worker = id.0, connections = all, "disconnecting clients");
         let mut closing = JoinSet::new();
         for connection in given {
@@ -66,6 +68,16 @@ impl Front {
             self.end_session(&sid, id);
         }
         let _ = timeout(GRACE, self.left(upstream)).await;
+    }
+
+    /// The same for the tunnels that a predecessor has.
+    pub(super) async fn close_tunnels(&self, id: WorkerId, per_second: u32) {
+        let tunnels = self.upstream(id).map(|upstream| upstream.tunnels()).unwrap_or_default();
+        let pace = pace(tunnels.len(), per_second);
+        for tunnel in tunnels {
+            self.turn(pace).await;
+            tunnel.cancel();
+        }
     }
 
     /// Waits for one's turn to disconnect somebody.
@@ -86,6 +98,12 @@ impl Front {
         given.extend(spawn_blocking(move || upstream.look()).await.ok()?);
         Some(given)
     }
+}
+
+/// How long apart so many are disconnected.
+fn pace(all: usize, per_second: u32) -> Duration {
+    let fastest = LIMIT / u32::try_from(all).unwrap_or(u32::MAX).max(1);
+    fastest.min(Duration::from_secs(1) / per_second.max(1))
 }
 
 /// Closes a connection that a worker has. It may have ended meanwhile.

@@ -14,6 +14,7 @@ use super::front::Front;
 use super::half_close::UnderWay;
 use super::head;
 use super::idle::Lane;
+use super::succession::Exchange;
 use super::upstream::{InFlight, Line, Upstream};
 use crate::worker::WorkerId;
 
@@ -38,11 +39,19 @@ pub(super) struct Download {
     ended: bool,
     lease: Option<Lease>,
     entry: Option<Box<Entry>>,
+    exchange: Option<Exchange>,
 }
 
 impl Download {
     pub(super) fn new(inner: Incoming, lease: Lease) -> Download {
-        Download { first: None, inner, ended: false, lease: Some(lease), entry: None }
+        Download {
+            first: None,
+            inner,
+            ended: false,
+            lease: Some(lease),
+            entry: None,
+            exchange: None,
+        }
     }
 
     /// Who sends it.
@@ -53,6 +62,11 @@ impl Download {
     /// The request's entry in the access log ends with this.
     pub(super) fn log(&mut self, entry: Entry) {
         self.entry = Some(Box::new(entry));
+    }
+
+    /// What it is the end of.
+    pub(super) fn ends(&mut self, exchange: Exchange) {
+        self.exchange = Some(exchange);
     }
 
     /// Reads the beginning of a handshake's response, so that its session is known before the

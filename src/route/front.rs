@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
@@ -19,7 +19,9 @@ use super::admission::Admission;
 use super::counts::{Counts, SlotCounts};
 use super::given::Speaks;
 use super::head::Session;
+use super::notes::Notes;
 use super::pair::Pairs;
+use super::succession::{Succession, ToPredecessor};
 use super::table::Sessions;
 use super::tls::Tls;
 use super::upstream::Upstream;
@@ -71,6 +73,7 @@ pub struct Front {
     pub(super) turn: AtomicUsize,
     pub(super) begun: Instant,
     pub(super) admission: Admission,
+    notes: OnceLock<Arc<dyn Notes>>,
     /// What has come here.
     pub counts: Counts,
     /// What each slot's workers have done.
@@ -78,6 +81,7 @@ pub struct Front {
     pub(super) stop: CancellationToken,
     pub(super) accepting: TaskTracker,
     pub(super) connections: TaskTracker,
+    pub(super) succession: Succession,
 }
 
 impl Front {
@@ -99,12 +103,28 @@ impl Front {
             turn: AtomicUsize::new(0),
             begun: Instant::now(),
             admission: Admission::default(),
+            notes: OnceLock::new(),
             counts: Counts::default(),
             slots: Mutex::default(),
             stop: CancellationToken::new(),
             accepting: TaskTracker::new(),
             connections: TaskTracker::new(),
+            succession: Succession::default(),
         })
+    }
+
+    /// Somebody takes notes from now on.
+    pub fn take_notes(&self, notes: Arc<dyn Notes>) {
+        let _ = self.notes.set(notes); // there is one
+    }
+
+    pub(super) fn notes(&self) -> Option<&Arc<dyn Notes>> {
+        self.notes.get()
+    }
+
+    /// Sessions that are known, as a successor is told of them.
+    pub fn sessions(&self) -> Vec<(Box<str>, WorkerId, Duration)> {
+        lock(&self.sessions).all().collect()
     }
 
     /// Routes by other settings from now on.
@@ -134,19 +154,36 @@ impl Front {
                 keep
             });
         });
+        self.succession.tell_predecessors(&ToPredecessor::Gone { worker: id.0 });
+    }
+
+    /// A worker that can be sent requests.
+    pub(super) fn upstream(&self, id: WorkerId) -> Option<Arc<Upstream>> {
+        self.workers.borrow().iter().find(|u| u.worker.id == id).cloned()
     }
 
     /// A session has begun in a worker; `silence` is how long it may be without a request.
     pub fn session_opened(&self, sid: &str, worker: WorkerId, silence: Option<Duration>) {
-        lock(&self.sessions).open(sid, worker, silence, self.begun.elapsed());
+        let mut sessions = lock(&self.sessions);
+        let is_news = sessions.open(sid, worker, silence, self.begun.elapsed());
+        drop(sessions);
+        if let Some(notes) = self.notes.get().filter(|_| is_news) {
+            notes.session_opened(sid, worker, silence);
+        }
         if let Some(waiting) = lock(&self.parked).remove(sid) {
             waiting.notify_waiters();
+        }
+        if let Some(successor) = self.succession.successor() {
+            successor.session(sid, worker, silence);
         }
     }
 
     /// A worker says that a session of its own has ended.
     pub fn session_closed(&self, sid: &str, worker: WorkerId) {
         lock(&self.sessions).close(sid, worker);
+        if let Some(notes) = self.notes.get() {
+            notes.session_ended(sid);
+        }
         self.tell_of_less(worker);
     }
 
@@ -183,14 +220,19 @@ impl Front {
     /// with that.
     pub(super) fn end_session(&self, sid: &str, worker: WorkerId) {
         lock(&self.sessions).end(sid, worker);
+        if let Some(notes) = self.notes.get() {
+            notes.session_ended(sid);
+        }
         if let Some(poll) = lock(&self.polls).get(sid) {
             poll.notify_waiters();
         }
         self.tell_of_less(worker);
+        let ended = ToPredecessor::SessionEnded { sid: sid.to_owned(), worker: worker.0 };
+        self.succession.tell_predecessors(&ended);
     }
 
     fn tell_of_less(&self, worker: WorkerId) {
-        if let Some(upstream) = self.workers.borrow().iter().find(|u| u.worker.id == worker) {
+        if let Some(upstream) = self.upstream(worker) {
             upstream.session_ended();
         }
     }
@@ -239,14 +281,16 @@ impl Front {
         self.stop.cancel();
         self.accepting.close();
         self.connections.close();
+        self.succession.tell_predecessors(&ToPredecessor::Stop);
     }
 
-    /// Waits until every connection has ended, after [`Front::stop`], and every request on those
-    /// that workers have.
+    /// Waits until every connection has ended, after [`Front::stop`], here and in predecessors, and
+    /// every request on those that workers have.
     pub async fn drained(self: &Arc<Self>) {
         // One may have been accepted at the very moment of the stop.
         self.accepting.wait().await;
         self.connections.wait().await;
+        self.is_alone().await;
         let workers = self.workers.borrow().clone();
         for upstream in workers {
             upstream.listen_no_more();
@@ -268,6 +312,13 @@ impl Front {
     pub async fn flush_log(&self) {
         if let Some(log) = &self.settings().access_log {
             log.flush().await;
+        }
+    }
+
+    /// The access log's thread does not live on in a process that was forked.
+    pub(super) fn begin_log_again(&self) {
+        if let Some(log) = &self.settings().access_log {
+            log.begin_again();
         }
     }
 

@@ -2,11 +2,16 @@
 //! kernel knows.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
+use super::front::Front;
 use super::peer::Peer;
-use super::upstream::ListenerId;
+use super::upstream::{ListenerId, Upstream};
+use crate::worker;
 use crate::worker::held::Place;
 
 /// What is spoken on a connection, as far as that decides how it can be closed.
@@ -19,6 +24,16 @@ pub(super) enum Speaks {
     WebSocket,
     /// What only its ends can read: TLS, HTTP/2.
     Other,
+}
+
+impl From<worker::Spoken> for Speaks {
+    fn from(spoken: worker::Spoken) -> Speaks {
+        match spoken {
+            worker::Spoken::Http => Speaks::Http(None),
+            worker::Spoken::WebSocket => Speaks::WebSocket,
+            worker::Spoken::Other => Speaks::Other,
+        }
+    }
 }
 
 /// Where a connection came from.
@@ -34,6 +49,67 @@ pub(super) struct Connection {
     pub(super) inode: u64,
     pub(super) speaks: Speaks,
     pub(super) place: Place,
+}
+
+/// A connection that a worker was given, as one front-end tells another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandedOver {
+    inode: u64,
+    speaks: Spoken,
+}
+
+/// [`Speaks`], to be written down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Spoken {
+    Http { listener: usize, peer: Option<SocketAddr> },
+    WebSocket,
+    Other,
+}
+
+impl Upstream {
+    /// The connections that it was given for good, and may still have.
+    pub fn handed_over(&self) -> Vec<HandedOver> {
+        let given = self.given_by_inode().into_iter();
+        given.filter_map(|(inode, speaks)| HandedOver::of(inode, &speaks)).collect()
+    }
+}
+
+impl HandedOver {
+    /// `None`: where it came from is not known.
+    pub(super) fn of(inode: u64, speaks: &Speaks) -> Option<HandedOver> {
+        let speaks = match speaks {
+            Speaks::Http(origin) => {
+                let Origin { listener, peer } = **origin.as_ref()?;
+                Spoken::Http { listener: listener.0, peer: peer.address }
+            }
+            Speaks::WebSocket => Spoken::WebSocket,
+            Speaks::Other => Spoken::Other,
+        };
+        Some(HandedOver { inode, speaks })
+    }
+
+    /// The connection's inode.
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+}
+
+impl Front {
+    /// A worker was given these connections by a predecessor of ours.
+    pub fn has_been_given(&self, upstream: &Arc<Upstream>, given: Vec<HandedOver>) {
+        for HandedOver { inode, speaks } in given {
+            let speaks = match speaks {
+                Spoken::Http { listener, peer } => {
+                    let origin = Origin { listener: ListenerId(listener), peer: self.peer(peer) };
+                    Speaks::Http(Some(Arc::new(origin)))
+                }
+                Spoken::WebSocket => Speaks::WebSocket,
+                Spoken::Other => Speaks::Other,
+            };
+            upstream.has(inode, speaks);
+        }
+    }
 }
 
 /// So many have to be new before it is looked which of all still exist,
@@ -70,6 +146,11 @@ impl Given {
     /// Whether there may be one that can be taken back.
     pub(super) fn has_http(&self) -> bool {
         self.by_inode.values().any(|speaks| matches!(speaks, Speaks::Http(_)))
+    }
+
+    /// All of them.
+    pub(super) fn all(&self) -> Vec<(u64, Speaks)> {
+        self.by_inode.iter().map(|(inode, speaks)| (*inode, speaks.clone())).collect()
     }
 
     /// Those that there may be: what to look for.

@@ -148,6 +148,11 @@ impl FromClient {
         FromClient { client, last_word, unread: false }
     }
 
+    /// The connection itself.
+    pub(super) fn into_inner(self) -> Client {
+        self.client
+    }
+
     /// Looks whether it has been said, without taking anything.
     fn listen(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         while !self.unread && self.last_word.is_awaited()? {

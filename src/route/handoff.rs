@@ -13,7 +13,7 @@ use super::arrive::refuse;
 use super::choose::Work;
 use super::counts::Refused;
 use super::front::Front;
-use super::given::Speaks;
+use super::given::{HandedOver, Speaks};
 use super::head::Session;
 use super::tunnel;
 use super::upstream::ListenerId;
@@ -26,6 +26,9 @@ const MAX_OFFERS: usize = 16;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Hands the connection over, or answers 503 where HTTP is spoken.
+///
+/// # Errors
+/// The connection, of which nothing has been read: the front-end passes it on.
 pub(super) async fn hand_over(
     front: &Front,
     listener: ListenerId,
@@ -33,34 +36,49 @@ pub(super) async fn hand_over(
     session: &Session,
     affinity: Affinity,
     speaks: Speaks,
-) {
+) -> Result<(), Client> {
     let mut client = client;
     let mut unreached = None;
     for n in 0..MAX_OFFERS {
-        let chosen = front.choose(listener, session, affinity, Work::Lasting, unreached).await;
-        let Some(upstream) = chosen else { break };
-        if n > 1 || unreached == Some(upstream.worker.id) {
-            // It will say no again if it is asked at once.
-            upstream.is_going(PAUSE).await;
-        }
+        let offer = async {
+            let upstream =
+                front.choose(listener, session, affinity, Work::Lasting, unreached).await?;
+            if n > 1 || unreached == Some(upstream.worker.id) {
+                // It will say no again if it is asked at once.
+                upstream.is_going(PAUSE).await;
+            }
+            Some((upstream, front.needs_a_worker().await))
+        };
+        let offer = tokio::select! {
+            biased;
+            () = front.passes_on() => return Err(client),
+            offer = offer => offer,
+        };
+        let Some((upstream, needing)) = offer else { break };
         unreached = Some(upstream.worker.id);
         let in_flight = upstream.begin();
         if let Some(connected) = upstream.connect_private().await {
             let Ok(worker) = connected else { continue };
             let close = upstream.open_tunnel();
+            drop(needing);
             let stop = front.stopping();
-            return tokio::select! {
+            tokio::select! {
                 () = tunnel::carry_unread(client, worker, &close) => {}
                 () = stop.cancelled() => {}
-            };
+            }
+            return Ok(());
         }
-        let Ok(fd) = release(client) else { return };
-        let Ok(inode) = rustix::fs::fstat(&fd).map(|stat| stat.st_ino) else { return };
+        let Ok(fd) = release(client) else { return Ok(()) };
+        let Ok(inode) = rustix::fs::fstat(&fd).map(|stat| stat.st_ino) else { return Ok(()) };
         let Err(fd) = upstream.hand_over(listener, fd, None).await else {
-            return upstream.given_away(inode, speaks);
+            if let (Some(notes), Some(given)) = (front.notes(), HandedOver::of(inode, &speaks)) {
+                notes.given(upstream.worker.id, given);
+            }
+            upstream.given_away(inode, speaks);
+            return Ok(());
         };
-        drop(in_flight);
-        let Ok(back) = watch(fd) else { return };
+        drop((in_flight, needing));
+        let Ok(back) = watch(fd) else { return Ok(()) };
         client = back;
     }
     front.counts.refused.count(Refused::NoWorker);
@@ -68,6 +86,7 @@ pub(super) async fn hand_over(
     if !matches!(speaks, Speaks::Other) {
         refuse(&mut client, "503 Service Unavailable").await;
     }
+    Ok(())
 }
 
 pub(super) fn watch(fd: OwnedFd) -> io::Result<Client> {

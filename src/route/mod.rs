@@ -7,6 +7,7 @@
 //!                                                          (choose, table)
 //!         `[tls]`: tls, ahead (head) ─▶ proxy
 //! worker is drained: take_back, disconnect
+//! front-end is followed by another: succession
 //! ```
 
 mod access_log;
@@ -27,12 +28,14 @@ mod handoff;
 pub mod head;
 mod idle;
 mod methods;
+mod notes;
 mod pair;
 mod peek;
 mod peer;
 mod proxy;
 pub mod proxy_protocol;
 mod stall;
+mod succession;
 pub mod table;
 mod take_back;
 mod through;
@@ -46,5 +49,7 @@ pub mod websocket;
 
 pub use counts::{Counts, SlotCounts};
 pub use front::Front;
+pub use notes::Notes;
+pub use given::HandedOver;
 pub use tls::Tls;
-pub use upstream::{ListenerId, Upstream};
+pub use upstream::{Doors, ListenerId, Upstream};

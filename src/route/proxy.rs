@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::server::conn::http1::Parts;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -16,17 +17,20 @@ use tokio::sync::{Notify, oneshot};
 
 use super::access_log::Entry;
 use super::affinity::{Affinity, COOKIE};
+use super::ahead::Ahead;
 use super::choose::{FORWARDED_FOR, Work, affinity_of};
 use super::counts::{Own, Retry};
 use super::download::{Download, Lease};
 use super::fields::{KEEP_ALIVE, identify, introduce, strip_hop_by_hop, words};
 use super::front::{Front, LongPoll, Settings};
+use super::given::Origin;
 use super::half_close::LastWord;
 use super::head::{self, MAX_HEADERS, Session};
 use super::idle::Lane;
 use super::methods;
 use super::peer::{Ends, Peer};
-use super::upgrade::{Tunnel, Upgrade, wants_websocket};
+use super::succession::{Arriving, Between, Exchange, Passable, Watched};
+use super::upgrade::{self, Tunnel, wants_websocket};
 use super::upload::{Broken, Upload};
 use super::upstream::ListenerId;
 use crate::config::{Limits, Sticky};
@@ -55,61 +59,102 @@ struct Requests {
 }
 
 /// Serves a client's connection until it ends, or to the end of its request when the front-end
-/// stops. Its first request has been seen. `last_word`: where the client's is heard, if it can be.
+/// stops, or until it can be passed on. `last_word`: where the client's is heard, if it can be.
+/// `is_seen`: there is a request.
 pub(super) async fn serve(
     front: Arc<Front>,
-    listener: ListenerId,
-    client: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    peer: Peer,
+    from: Origin,
+    client: Ahead<impl Passable + AsyncRead + AsyncWrite + Send + Unpin + 'static>,
     ends: Ends,
     limits: &Limits,
     last_word: Option<Arc<LastWord>>,
+    is_seen: bool,
 ) {
-    let begun = Notify::new();
-    let stop = front.stopping();
-    let hears_last_word = last_word.is_some();
+    let (begun, between) = (Notify::new(), Arc::<Between>::default());
+    if !is_seen {
+        begun.notify_one();
+    }
+    let is_plain = last_word.is_some();
     let requests = Requests {
-        front,
-        listener,
-        peer,
+        front: front.clone(),
+        listener: from.listener,
+        peer: from.peer,
         ends,
         last_word: last_word.unwrap_or_default(),
         last_end: Mutex::default(),
         tunnel: Mutex::default(),
     };
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         begun.notify_one();
-        requests.next(request)
+        let exchange = between.begin();
+        let arriving = (!request.body().is_end_stream()).then(|| between.begin_body());
+        requests.next(request, exchange, arriving)
     });
-    let connection = hyper::server::conn::http1::Builder::new()
+    let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.idle)
         .max_buf_size(limits.head_size.max(8192))
         .max_headers(MAX_HEADERS)
         .preserve_header_case(true)
         .auto_date_header(false)
-        .half_close(hears_last_word)
-        .serve_connection(TokioIo::new(client), service)
-        .with_upgrades();
-    tokio::pin!(connection);
+        .half_close(is_plain)
+        .serve_connection(TokioIo::new(Watched::new(client, between.clone())), service);
     // The first request is answered in any case.
-    let stopped = async {
-        stop.cancelled().await;
+    let stops = async {
+        match is_plain {
+            true => front.stop.cancelled().await,
+            false => front.stops_or_leaves().await,
+        }
         begun.notified().await;
     };
-    // A connection's errors are its client's doing, and told to it.
-    tokio::select! {
-        biased;
-        _ = &mut connection => {}
-        _ = stopped => {
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
+    let leaves = front.passes_on();
+    tokio::pin!(stops, leaves);
+    let mut stage = Stage::Serving;
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut leaves, if is_plain && stage == Stage::Serving => {
+                between.leave();
+                stage = Stage::Leaving;
+            }
+            () = between.comes(), if stage == Stage::Leaving => break,
+            // A connection's errors are its client's doing, and told to it.
+            _ = &mut connection => {
+                stage = Stage::Ended;
+                break;
+            }
+            () = &mut stops, if stage != Stage::Stopping => {
+                between.stay();
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+                stage = Stage::Stopping;
+            }
         }
     }
     let tunnel = lock(&requests.tunnel).take();
-    if let Some(tunnel) = tunnel {
-        tunnel.await;
+    if stage == Stage::Ended && tunnel.is_none() {
+        return;
     }
+    let Parts { io, read_buf, .. } = connection.into_parts();
+    let (client, rest) = io.into_inner().into_inner().into_parts();
+    let ahead = [&read_buf[..], &rest[..]].concat();
+    if let Some(tunnel) = tunnel {
+        // Boxed: other connections need no room for it.
+        Box::pin(tunnel.carry(Ahead::of(&ahead, client))).await;
+    } else if let Some(client) = client.into_plain() {
+        front.pass_kept(from, client, &ahead);
+    }
+}
+
+/// What a connection is served for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Serving,
+    /// To the moment when it can be passed on.
+    Leaving,
+    /// To the end of its request.
+    Stopping,
+    /// It is HTTP no more.
+    Ended,
 }
 
 type Answer = Response<Either<Download, Full<Bytes>>>;
@@ -118,7 +163,12 @@ impl Requests {
     /// Answers a request, unless one could argue about where it begins: hyper looks for the end of
     /// trailers where it doesn't look for their lines, and takes a request behind a bare LF for one
     /// of them. What comes after trailers is therefore not read.
-    async fn next(&self, request: Request<Incoming>) -> Result<Answer, Broken> {
+    async fn next(
+        &self,
+        request: Request<Incoming>,
+        exchange: Exchange,
+        arriving: Option<Arriving>,
+    ) -> Result<Answer, Broken> {
         let last_end = self.last_end().take();
         if let Some(end) = last_end {
             let settings = self.front.settings();
@@ -128,8 +178,11 @@ impl Requests {
             }
         }
         let unanswered = self.front.counts.unanswered();
-        let answer = self.log(request).await;
+        let mut answer = self.log(request, arriving).await;
         unanswered.answered();
+        if let Either::Left(body) = answer.body_mut() {
+            body.ends(exchange);
+        }
         Ok(answer)
     }
 
@@ -151,17 +204,19 @@ impl Requests {
     }
 
     /// Names a request, if that is wanted, answers it, and sees to its line in the access log.
-    async fn log(&self, mut request: Request<Incoming>) -> Answer {
+    async fn log(&self, mut request: Request<Incoming>, arriving: Option<Arriving>) -> Answer {
         let settings = self.front.settings();
         let Settings { route, access_log, .. } = &*settings;
         if let Some(name) = &route.request_id {
             identify(request.headers_mut(), name, self.peer);
         }
-        let Some(log) = access_log else { return self.answer(&settings, request).await };
+        let Some(log) = access_log else {
+            return self.answer(&settings, request, arriving).await;
+        };
         let hops = request.headers().get_all(FORWARDED_FOR).into_iter().map(HeaderValue::as_bytes);
         let client = route.client(self.peer.address.map(|address| address.ip()), hops);
         let mut entry = Entry::of(log.clone(), &request, client, route.request_id.as_ref());
-        let mut response = self.answer(&settings, request).await;
+        let mut response = self.answer(&settings, request, arriving).await;
         let status = response.status();
         match response.body_mut() {
             Either::Left(body) => {
@@ -176,7 +231,12 @@ impl Requests {
         response
     }
 
-    async fn answer(&self, settings: &Settings, mut request: Request<Incoming>) -> Answer {
+    async fn answer(
+        &self,
+        settings: &Settings,
+        mut request: Request<Incoming>,
+        arriving: Option<Arriving>,
+    ) -> Answer {
         let Requests { front, peer, .. } = self;
         let begun = Instant::now();
         if front.hands_over && !methods::node_knows(request.method()) {
@@ -189,7 +249,7 @@ impl Requests {
         let session = head::session(target);
         let version = head::engine_version(target);
         let affinity = affinity_of(&settings.route, *peer, request.headers());
-        let upgrade = Upgrade::take(&mut request);
+        let upgrade = upgrade::wanted(&request);
         strip_hop_by_hop(request.headers_mut());
         if request.body().size_hint().exact().is_none() {
             // Without a word hyper takes a GET to have no body.
@@ -201,9 +261,9 @@ impl Requests {
             // The session is read from the response, so that must not be compressed; it is short.
             request.headers_mut().remove(header::ACCEPT_ENCODING);
         }
-        if let Some(upgrade) = &upgrade {
+        if let Some(protocol) = &upgrade {
             request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            request.headers_mut().insert(header::UPGRADE, upgrade.protocol.clone());
+            request.headers_mut().insert(header::UPGRADE, protocol.clone());
         }
         // A poll is in flight for as long as there is nothing to say. It is not worth waiting for.
         let is_session = matches!(session, Session::Of(_));
@@ -212,7 +272,7 @@ impl Requests {
         let is_chunked = body.size_hint().exact().is_none();
         let (end, ended) = is_chunked.then(oneshot::channel).unzip();
         *self.last_end() = ended;
-        let body = match Upload::of(body, &settings.limits, end) {
+        let body = match Upload::of(body, &settings.limits, end, arriving) {
             Ok(body) => body,
             Err(broken) => return self.refuse(broken.into(), &broken.to_string()),
         };
@@ -227,8 +287,8 @@ impl Requests {
                 lease.upstream.answered(response.status(), took);
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     return match upgrade {
-                        Some(upgrade) => {
-                            let tunnel = upgrade.open_tunnel(front, &mut response, lease);
+                        Some(_) => {
+                            let tunnel = Tunnel::open(front, &mut response, lease);
                             *lock(&self.tunnel) = Some(tunnel);
                             let (head, _) = response.into_parts();
                             Response::from_parts(head, Either::Right(Full::default()))
@@ -316,10 +376,12 @@ impl Requests {
             if is_poll && front.is_over(session) {
                 return Err(Failure::SessionEnds);
             }
+            let waiting = front.waits_for_a_worker();
             let upstream = front
                 .choose(listener, session, affinity, work, unreached)
                 .await
                 .ok_or(Failure::NoWorker)?;
+            drop(waiting);
             if let Some(reason) = again {
                 front.counts.retries.count(reason);
             }
@@ -329,11 +391,14 @@ impl Requests {
             }
             let in_flight = upstream.begin();
             let lane = Lane { listener, client: ends.alone(&upstream.worker) };
-            let connected = if repeated {
-                let told = ends.for_worker(&upstream.worker);
-                upstream.connect_anew(listener, told, &front.pairs).await
-            } else {
-                upstream.connect(lane, ends, &front.pairs).await
+            let waiting = (!repeated).then(|| upstream.waiting(lane, ends)).flatten();
+            let connected = match waiting {
+                Some(line) => Ok(line),
+                None => {
+                    let _needing = front.needs_a_worker().await;
+                    let told = ends.for_worker(&upstream.worker);
+                    upstream.connect_anew(listener, told, &front.pairs).await
+                }
             };
             let Ok(mut line) = connected else {
                 again = Some(Retry::Unreached);

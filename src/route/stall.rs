@@ -33,6 +33,13 @@ struct Stalled {
     unsent: usize,
 }
 
+impl<S> Impatient<S> {
+    /// The connection itself.
+    pub(super) fn into_inner(self) -> S {
+        self.client
+    }
+}
+
 impl<S: AsFd> Impatient<S> {
     /// Ends with an error when the client takes nothing for `limit`, or for twice that at most.
     pub(super) fn new(client: S, limit: Duration) -> Impatient<S> {

@@ -37,10 +37,17 @@ struct Entry {
 
 impl Sessions {
     /// A session lives in this worker. The worker's own report and the handshake's response both
-    /// say so, in either order.
-    pub fn open(&mut self, sid: &str, worker: WorkerId, silence: Option<Duration>, now: Duration) {
+    /// say so, in either order. Returns whether that is news.
+    pub fn open(
+        &mut self,
+        sid: &str,
+        worker: WorkerId,
+        silence: Option<Duration>,
+        now: Duration,
+    ) -> bool {
         self.sweep(now);
         let known = self.by_sid.get(sid).filter(|entry| entry.worker == worker);
+        let is_news = known.is_none() || silence.is_some();
         let silence = match silence {
             Some(silence) => silence.min(MAX_SILENCE) + GRACE,
             None => known.map_or(DEFAULT_SILENCE, |entry| entry.silence),
@@ -50,6 +57,13 @@ impl Sessions {
         if let Some(before) = self.by_sid.insert(sid.into(), entry) {
             self.uncount(&before);
         }
+        is_news
+    }
+
+    /// Those that are not over: whose each is, and how long it may be silent.
+    pub fn all(&self) -> impl Iterator<Item = (Box<str>, WorkerId, Duration)> {
+        let live = self.by_sid.iter().filter(|(_, entry)| !entry.ended);
+        live.map(|(sid, entry)| (sid.clone(), entry.worker, entry.silence.saturating_sub(GRACE)))
     }
 
     /// The worker says that a session of its own has ended.

@@ -35,13 +35,15 @@ impl Front {
                     continue;
                 }
                 let descriptors: Vec<RawFd> = held.keys().copied().collect();
-                for descriptor in upstream.worker.release(&descriptors).await {
+                let needing = front.needs_a_worker().await;
+                let released = upstream.worker.release(&descriptors).await;
+                drop(needing);
+                for descriptor in released {
                     if let Some((socket, origin)) = held.remove(&descriptor)
                         && let Ok(client) = watch(socket)
                     {
-                        let Origin { listener, peer } =
-                            origin.unwrap_or_else(|| front.origin_of(&client));
-                        front.spawn(front.clone().next_request(listener, client, peer));
+                        let origin = origin.unwrap_or_else(|| front.origin_of(&client));
+                        front.spawn(front.clone().next_request(origin, client));
                     }
                 }
             }

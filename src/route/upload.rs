@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use super::half_close::Writing;
+use super::succession::Arriving;
 use crate::config::Limits;
 
 /// How long the rest of a body that no worker wants is read all the same: closing on unread bytes
@@ -57,6 +58,8 @@ struct Limited {
     late: Option<Pin<Box<Sleep>>>,
     /// Told of its plain end; dropped at any other.
     end: Option<oneshot::Sender<()>>,
+    /// The same for whoever waits until it has been read.
+    arriving: Option<Arriving>,
 }
 
 impl Upload {
@@ -68,11 +71,12 @@ impl Upload {
         body: Incoming,
         limits: &Limits,
         end: Option<oneshot::Sender<()>>,
+        arriving: Option<Arriving>,
     ) -> Result<Upload, Broken> {
         let left = limits.body_size.unwrap_or(usize::MAX);
         let too_large = body.size_hint().lower() > left as u64;
         let timeout = limits.body_timeout;
-        let limited = Some(Limited { body, left, timeout, late: None, end });
+        let limited = Some(Limited { body, left, timeout, late: None, end, arriving });
         let upload = Upload { limited, writing: None };
         if too_large { Err(Broken::TooLarge) } else { Ok(upload) }
     }
@@ -108,12 +112,24 @@ impl Limited {
             Poll::Ready(None) => {
                 // It may be that nobody asks any more.
                 let _ = self.end.take().map(|end| end.send(()));
+                self.arrived();
             }
-            Poll::Ready(Some(Ok(frame))) if frame.is_data() => {}
-            Poll::Ready(Some(_)) => self.end = None,
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
+                // One of known length is not asked for more.
+                if self.body.is_end_stream() {
+                    self.arrived();
+                }
+            }
+            Poll::Ready(Some(_)) => (self.end, self.arriving) = (None, None),
             Poll::Pending => {}
         }
         polled
+    }
+
+    fn arrived(&mut self) {
+        if let Some(arriving) = self.arriving.take() {
+            arriving.ended();
+        }
     }
 
     fn count(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, Broken> {

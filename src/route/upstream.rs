@@ -1,7 +1,7 @@
 //! A worker as the front-end sees it: how to reach it, how busy it is, and the connections to it
 //! that wait for their next request.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use hyper::StatusCode;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
@@ -26,9 +27,10 @@ use super::head::MAX_HEADERS;
 use super::idle::{Idle, Lane};
 use super::pair::{self, Pairs};
 use super::peer::{Ends, Told};
+use super::succession::Successor;
 use super::upload::Upload;
 use crate::sync::lock;
-use crate::worker::{Spoken, Worker};
+use crate::worker::Worker;
 
 /// How long a fresh worker is spared, in seconds: its code is not compiled yet.
 const SLOW_START: f64 = 10.0;
@@ -52,6 +54,23 @@ enum Door {
     Shared(String),
     /// To its private socket. Nothing can be handed over there.
     Private(PathBuf),
+}
+
+/// How connections get into a worker, as a successor is told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doors {
+    /// By listener: the key of its server.
+    #[serde(default)]
+    servers: BTreeMap<usize, String>,
+    /// By @socket.io/sticky.
+    #[serde(default)]
+    sticky: bool,
+    /// It accepts itself at this port or path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shared: Option<String>,
+    /// By its private socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    private: Option<PathBuf>,
 }
 
 /// A worker that requests can be sent to.
@@ -85,6 +104,8 @@ pub struct Upstream {
     less: Notify,
     /// It can't be sent to any more.
     pub(super) gone: CancellationToken,
+    /// Who has its IPC, and is told what is in flight here.
+    successor: OnceLock<Arc<Successor>>,
 }
 
 /// A connection to a worker, for one request at a time.
@@ -101,7 +122,8 @@ pub(super) struct InFlight(Arc<Upstream>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let before = self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.tell(before - 1);
         self.0.less.notify_waiters();
     }
 }
@@ -128,6 +150,7 @@ impl Upstream {
             tunnels: Mutex::default(),
             less: Notify::new(),
             gone: CancellationToken::new(),
+            successor: OnceLock::new(),
         }
     }
 
@@ -200,13 +223,42 @@ impl Upstream {
         self.requests.load(Ordering::Relaxed)
     }
 
+    /// How connections get into it.
+    pub fn doors(&self) -> Doors {
+        let servers = lock(&self.servers);
+        Doors {
+            servers: servers.iter().map(|(listener, key)| (listener.0, key.clone())).collect(),
+            sticky: self.is_sticky(),
+            shared: self.shared.get().cloned(),
+            private: self.private.get().cloned(),
+        }
+    }
+
+    /// So connections get into it, which a predecessor knew.
+    pub fn open_doors(&self, doors: Doors) {
+        let servers = doors.servers.into_iter().map(|(at, key)| (ListenerId(at), key));
+        lock(&self.servers).extend(servers);
+        self.sticky.store(doors.sticky, Ordering::Relaxed);
+        doors.shared.into_iter().for_each(|at| self.listens_itself(at));
+        doors.private.into_iter().for_each(|path| self.open_private(path));
+    }
+
     /// A client's connection was handed over for good.
     pub(super) fn given_away(self: &Arc<Self>, inode: u64, speaks: Speaks) {
         self.counts.handed_over.count((&speaks).into());
+        self.has(inode, speaks);
+    }
+
+    /// It has this connection of a client's.
+    pub(super) fn has(self: &Arc<Self>, inode: u64, speaks: Speaks) {
         if lock(&self.given).add(inode, speaks) {
             let this = self.clone();
             tokio::task::spawn_blocking(move || this.look());
         }
+    }
+
+    pub(super) fn given_by_inode(&self) -> Vec<(u64, Speaks)> {
+        lock(&self.given).all()
     }
 
     /// About how many such connections it has.
@@ -226,13 +278,8 @@ impl Upstream {
         let accepted = accepted
             .into_iter()
             .filter_map(|(spoken, descriptor)| {
-                let speaks = match spoken {
-                    Spoken::Http => Speaks::Http(None),
-                    Spoken::WebSocket => Speaks::WebSocket,
-                    Spoken::Other => Speaks::Other,
-                };
                 let (inode, place) = self.worker.socket(descriptor)?;
-                Some(Connection { inode, speaks, place })
+                Some(Connection { inode, speaks: spoken.into(), place })
             })
             .collect();
         Some(accepted)
@@ -330,8 +377,20 @@ impl Upstream {
     }
 
     pub(super) fn begin(self: &Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.tell(before + 1);
         InFlight(self.clone())
+    }
+
+    /// This one has its IPC from now on.
+    pub(super) fn is_counted_by(&self, successor: Arc<Successor>) {
+        let _ = self.successor.set(successor); // there is one at most
+    }
+
+    fn tell(&self, in_flight: usize) {
+        if let Some(successor) = self.successor.get() {
+            successor.count(self.worker.id, in_flight);
+        }
     }
 
     /// Hands a connection over; `peer` is what the worker shall take for its ends.
@@ -357,17 +416,13 @@ impl Upstream {
         Some(connect(self.private.get()?).await)
     }
 
-    /// A connection to the worker for one request: one that waits, or a new one.
-    pub(super) async fn connect(&self, lane: Lane, ends: &Ends, pairs: &Pairs) -> io::Result<Line> {
+    /// A connection to the worker for one request that waits for one.
+    pub(super) fn waiting(&self, lane: Lane, ends: &Ends) -> Option<Line> {
         // One that is not ready still carries a body that its response did not wait for: nobody
         // else's request may wait for that.
         let is_ready = |line: &Line| line.sender.is_ready() && !line.sender.is_closed();
         let is_right = |line: &Line| ends.are(&line.told);
-        let waiting = lock(&self.idle).take(lane, Instant::now(), is_ready, is_right);
-        match waiting {
-            Some(line) => Ok(line),
-            None => self.connect_anew(lane.listener, ends.for_worker(&self.worker), pairs).await,
-        }
+        lock(&self.idle).take(lane, Instant::now(), is_ready, is_right)
     }
 
     /// A new connection to the worker: having it means that the worker is still there.
@@ -384,10 +439,23 @@ impl Upstream {
             Some(_) => pair::unix().map(|(ours, theirs)| (Either::Left(ours), theirs))?,
             None => pairs.open().await.map(|(ours, theirs)| (Either::Right(ours), theirs))?,
         };
-        self.hand_over(listener, theirs, told.as_deref())
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
+        if !self.take_private(listener, theirs, told.as_deref()).await {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
         speak(ours, told).await
+    }
+
+    /// Hands over the other end of a connection of ours. Whether the worker has taken it.
+    pub(super) async fn take_private(
+        &self,
+        listener: ListenerId,
+        theirs: OwnedFd,
+        told: Option<&str>,
+    ) -> bool {
+        match self.successor.get() {
+            Some(successor) => successor.hand_over(self.worker.id, listener, theirs, told).await,
+            None => self.hand_over(listener, theirs, told).await.is_ok(),
+        }
     }
 
     /// Keeps a connection for the next request, for as long as the worker surely does.

@@ -19,6 +19,8 @@ cases! {
         OutOfMemory: "oom";
         /// Its program did not start.
         NotStarted: "not_started";
+        /// Nobody saw how: it was started by a cohortd that is gone.
+        Unseen: "unseen";
         /// It was not ready in time.
         NotReady: "not_ready";
         /// Its event loop stood still, or its `WATCHDOG=1` did not come.
@@ -102,6 +104,7 @@ impl Counts {
             Cause::Signal,
             Cause::OutOfMemory,
             Cause::NotStarted,
+            Cause::Unseen,
             Cause::NotReady,
             Cause::Hang,
             Cause::Health,
@@ -124,6 +127,7 @@ impl From<Exit> for Cause {
             Exit::Signal(_) => Cause::Signal,
             Exit::OutOfMemory => Cause::OutOfMemory,
             Exit::NotStarted => Cause::NotStarted,
+            Exit::Unseen => Cause::Unseen,
         }
     }
 }

@@ -11,6 +11,8 @@ pub use crate::config::Difference;
 pub enum Request {
     /// Read the configuration anew and replace all workers.
     Reload(Reply<Reloaded>),
+    /// Let the program that is installed now go on, in the same process.
+    Reexec(Reply<Succession>),
     /// Have so many workers.
     Scale(Scale, Reply<Status>),
     /// Replace the worker of this slot by another of the same generation, which serves before it
@@ -76,6 +78,13 @@ pub struct Reloaded {
     pub generation: u64,
 }
 
+/// Another program that goes on with the app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Succession {
+    /// [`Status::successions`] when it does.
+    pub number: u64,
+}
+
 /// A worker that has been replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restarted {
@@ -138,8 +147,11 @@ pub struct Status {
     pub pid: u32,
     /// cohortd's version.
     pub version: String,
-    /// How long it has run, in seconds.
+    /// How long the app has run, in seconds.
     pub uptime: u64,
+    /// How often another cohortd has gone on with it meanwhile.
+    #[serde(default)]
+    pub successions: u64,
     /// How often a worker has failed since: exited by itself, was killed as unwell, or was not ready
     /// in time.
     pub failures: u64,

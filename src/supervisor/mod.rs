@@ -4,9 +4,11 @@
 mod commands;
 mod counts;
 mod ends;
+pub mod estate;
 pub mod fleet;
 mod handle;
 mod health;
+mod leave;
 mod node;
 mod output;
 mod page;
@@ -15,13 +17,15 @@ mod process;
 mod prom_client;
 mod release;
 mod requests;
+mod resume;
 mod run;
 mod scrape;
 mod servers;
 
 pub use handle::{
     Answer, Asked, Differences, Handle, Reached, Refusal, Reloaded, Reply, Request, Restarted,
-    Scale, Status, Trigger, Triggered, WorkerStatus,
+    Scale, Status, Succession, Trigger, Triggered, WorkerStatus,
 };
 pub use output::Output;
-pub use run::{RunError, run};
+pub use leave::{Heritage, PREDECESSOR};
+pub use run::{Means, RunError, run};

@@ -4,10 +4,11 @@
 //! read) holds up the workers that write, as it would without us, but never cohortd.
 
 use std::io::{IsTerminal, Write};
+use std::process::Child;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
-use tokio::process::Child;
+use tokio::process::{ChildStderr, ChildStdout};
 use tokio::sync::{mpsc, oneshot};
 
 /// Longer lines are cut into several: a worker that never ends its line must not fill our memory.
@@ -64,11 +65,11 @@ impl Printer {
 
     /// Prints a worker's output, both streams, until it ends.
     pub(super) fn print(&self, child: &mut Child, slot: usize) {
-        if let Some(stdout) = child.stdout.take() {
+        if let Some(Ok(stdout)) = child.stdout.take().map(ChildStdout::from_std) {
             let prefix = prefix(slot, std::io::stdout().is_terminal());
             tokio::spawn(read_lines(stdout, prefix, Stream::Out, self.lines.clone()));
         }
-        if let Some(stderr) = child.stderr.take() {
+        if let Some(Ok(stderr)) = child.stderr.take().map(ChildStderr::from_std) {
             let prefix = prefix(slot, std::io::stderr().is_terminal());
             tokio::spawn(read_lines(stderr, prefix, Stream::Err, self.lines.clone()));
         }

@@ -2,18 +2,20 @@
 //! ready and well, and wait for its end. What they learn becomes an [`Event`].
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 use tokio::io::unix::AsyncFd;
-use tokio::process::Child;
 use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::counts::{Cause, Counts};
+use super::estate::{self, Deposit, Estate};
 use super::fleet::{Exit, Generation};
 use super::health::{self, Ill};
 use super::node;
@@ -22,14 +24,15 @@ use super::prom_client::PromClient;
 use super::release::Release;
 use crate::config::{Config, Health, Protocol, ReadyWhen};
 use crate::listen::OwnPath;
-use crate::relay::Relay;
+use crate::relay::{Adapters, Relay};
 use crate::route::{Front, Upstream};
 use crate::sys;
 use crate::systemd::journal::Streams;
 use crate::worker::cgroup::{Cgroup, Delegated};
 use crate::worker::channel::{Channel, ChannelError};
+use crate::worker::marks::Mark;
 use crate::worker::notify::{Notice, NotifySocket};
-use crate::worker::spawn::{Interface, SpawnError, spawn};
+use crate::worker::spawn::{Interface, SpawnError, Spawned, spawn};
 use crate::worker::wire::cluster::Query;
 use crate::worker::{Worker, WorkerId, memory, probe};
 
@@ -98,12 +101,16 @@ pub(super) struct Process {
     pub(super) not_yet: Option<Ill>,
     pidfd: Arc<AsyncFd<OwnedFd>>,
     /// It is not awaited that it says so.
-    says_ready: bool,
+    pub(super) says_ready: bool,
     checks: Checks,
     /// It is ready: its event loop is watched from now on.
     ready: Arc<Notify>,
+    /// A cluster adapter in it has.
+    adapter_spoke: Arc<Notify>,
     /// Where its private socket listens.
-    private: Option<OwnPath>,
+    pub(super) private: Option<OwnPath>,
+    /// Where its `NOTIFY_SOCKET` is.
+    pub(super) notify_path: Option<OwnPath>,
     /// It has said that it is alive.
     alive: Arc<Notify>,
     is_watched: bool,
@@ -111,6 +118,22 @@ pub(super) struct Process {
     tasks: Vec<AbortOnDropHandle<()>>,
     probing: Option<AbortOnDropHandle<()>>,
     draining: Option<AbortOnDropHandle<()>>,
+    /// Its channel, when that is of no use any more but must not end.
+    pub(super) cut: Option<(OwnedFd, Mark)>,
+    /// What a successor needs of it.
+    _deposits: Vec<Deposit>,
+}
+
+/// What a worker's process is put together of.
+pub(super) struct Parts {
+    pub(super) begun: Instant,
+    pub(super) worker: Arc<Worker>,
+    pub(super) generation: Generation,
+    pub(super) pidfd: OwnedFd,
+    pub(super) notify: Option<(NotifySocket, OwnPath)>,
+    pub(super) private: Option<OwnPath>,
+    pub(super) streams: Option<Streams>,
+    pub(super) deposits: Vec<Deposit>,
 }
 
 /// The requests that a worker has to answer before it is ready.
@@ -132,51 +155,71 @@ impl Process {
         shared: &Shared,
         printer: Option<&Printer>,
     ) -> Result<Process, SpawnError> {
+        let Release { plan, .. } = release;
+        let mut spawned = spawn(plan, id, slot, shared.delegated.as_deref())?;
+        if let Some(printer) = printer {
+            printer.print(&mut spawned.child, slot);
+        }
+        let pid = spawned.child.id();
+        let began = Process::begin(release, spawned, id, slot, generation, shared);
+        // Nobody knows of it.
+        began.inspect_err(|_| {
+            let _ = kill_process(pid, Signal::KILL);
+        })
+    }
+
+    fn begin(
+        release: &Release,
+        spawned: Spawned,
+        id: WorkerId,
+        slot: usize,
+        generation: Generation,
+        shared: &Shared,
+    ) -> Result<Process, SpawnError> {
         let Release { config, plan, .. } = release;
-        let spawned = spawn(plan, id, slot, shared.delegated.as_deref())?;
-        let mut child = spawned.child;
-        let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32));
-        let pid = pid.expect("a child that nobody has waited for has a pid");
-        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
-            .map_err(io::Error::from)
-            .and_then(sys::watch_process)
-            .map(Arc::new)
+        let pid = spawned.child.id();
+        let pidfd = pid_of(pid)
+            .and_then(|pid| Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?))
             .map_err(SpawnError::Channel)?;
+        let mut deposits = Vec::new();
+        let mut keep = |name: String, descriptor: BorrowedFd<'_>| -> io::Result<()> {
+            if let Some(estate) = &shared.estate {
+                deposits.push(estate.keep(name, descriptor)?);
+            }
+            Ok(())
+        };
+        keep(estate::process_of(id), pidfd.as_fd()).map_err(SpawnError::Channel)?;
+        if let Some(channel) = &spawned.channel {
+            keep(estate::channel_of(id), channel.as_fd()).map_err(SpawnError::Channel)?;
+        }
+        if let Some((notify, _)) = &spawned.notify {
+            keep(estate::notify_of(id), notify.as_fd()).map_err(SpawnError::Channel)?;
+        }
         let channel = match (spawned.channel, plan.interface) {
-            (Some(stream), Interface::Node(framing)) => Some(Channel::new(stream, framing)),
+            (Some(stream), Interface::Node(framing)) => {
+                let mark = shared.estate.as_ref().map(|estate| estate.marks.begin());
+                Some(Channel::new(stream, framing, mark.unwrap_or_default()))
+            }
             _ => None,
         };
         let channel = channel.transpose().map_err(SpawnError::Channel)?;
-        let number = pid.as_raw_nonzero().get() as u32;
-        let worker = Arc::new(Worker::new(id, slot, number, spawned.cgroup, channel));
-        let upstream = Arc::new(Upstream::new(worker.clone(), shared.front.slot(slot)));
-        if let Some(printer) = printer {
-            printer.print(&mut child, slot);
-        }
-        let hearing = spawned.notify.map(|socket| own(hear(socket, id, shared.clone())));
-        let ending = Ending { child, pidfd: pidfd.clone(), group: pid, streams: spawned.streams };
-        tokio::spawn(ending.wait(worker.clone(), shared.clone()));
-        let mut process = Process {
+        let worker = Arc::new(Worker::new(id, slot, pid, spawned.cgroup, channel));
+        let parts = Parts {
             begun: Instant::now(),
-            status: None,
-            ends: None,
-            not_yet: None,
-            says_ready: !matches!(config.ready.when, ReadyWhen::Message | ReadyWhen::Notify),
-            checks: Checks::Due(health::before_ready(config)),
-            ready: Arc::default(),
-            tasks: hearing.into_iter().collect(),
-            probing: None,
-            private: spawned.private,
-            alive: Arc::default(),
-            is_watched: false,
-            draining: None,
             worker,
-            upstream,
             generation,
             pidfd,
+            notify: spawned.notify,
+            private: spawned.private,
+            streams: spawned.streams,
+            deposits,
         };
+        let mut process = Process::of(parts, config, shared).map_err(SpawnError::Channel)?;
         match plan.interface {
-            Interface::Node(_) => process.speak_node(config, &plan.directory, shared),
+            Interface::Node(_) => {
+                process.speak_node(config, shared, Adapters::default());
+                process.ask_for_sticky(config, &plan.directory, shared);
+            }
             Interface::Socket => process.ask_socket(config, shared),
             Interface::None => process.settle(shared),
         }
@@ -184,24 +227,52 @@ impl Process {
         Ok(process)
     }
 
-    /// It has IPC: reads and writes that, and asks whether @socket.io/sticky serves.
-    fn speak_node(&mut self, config: &Config, directory: &Path, shared: &Shared) {
+    /// Puts one together, and waits for its end.
+    pub(super) fn of(parts: Parts, config: &Config, shared: &Shared) -> io::Result<Process> {
+        let Parts { begun, worker, generation, pidfd, notify, private, streams, deposits } = parts;
+        let pidfd = Arc::new(sys::watch_process(pidfd)?);
+        let slot = worker.slot;
+        let upstream = Arc::new(Upstream::new(worker.clone(), shared.front.slot(slot)));
+        let (notify, notify_path) = notify.unzip();
+        let hearing = notify.map(|socket| own(hear(socket, worker.id, shared.clone())));
+        let ending = Ending { pidfd: pidfd.clone(), streams };
+        shared.spawn(ending.wait(worker.clone(), shared.clone()));
+        Ok(Process {
+            begun,
+            status: None,
+            ends: None,
+            not_yet: None,
+            says_ready: !matches!(config.ready.when, ReadyWhen::Message | ReadyWhen::Notify),
+            checks: Checks::Due(health::before_ready(config)),
+            ready: Arc::default(),
+            adapter_spoke: Arc::default(),
+            tasks: hearing.into_iter().collect(),
+            probing: None,
+            private,
+            notify_path,
+            alive: Arc::default(),
+            is_watched: false,
+            draining: None,
+            cut: None,
+            _deposits: deposits,
+            worker,
+            upstream,
+            generation,
+            pidfd,
+        })
+    }
+
+    /// It has IPC: reads and writes that, and watches its event loop.
+    pub(super) fn speak_node(&mut self, config: &Config, shared: &Shared, adapters: Adapters) {
         let worker = self.worker.clone();
-        shared.relay.join(&worker);
-        let adapter_spoke = Arc::new(Notify::new());
-        let says_ready = config.ready.when == ReadyWhen::Message;
-        tokio::spawn({
+        shared.relay.join(&worker, adapters);
+        let awaits_ready = config.ready.when == ReadyWhen::Message && !self.says_ready;
+        shared.spawn({
             let worker = worker.clone();
             async move { worker.write().await }
         });
-        tokio::spawn(node::read(worker.clone(), shared.clone(), adapter_spoke.clone(), says_ready));
-        // It serves HTTP, and is asked by it.
-        if config.route.protocol == Protocol::Http {
-            let probes = node::probes(directory);
-            let upstream = self.upstream.clone();
-            let asking = node::ask_for_sticky(upstream, shared.clone(), adapter_spoke, probes);
-            self.probing = Some(own(asking));
-        }
+        let spoke = self.adapter_spoke.clone();
+        shared.spawn(node::read(worker, shared.clone(), spoke, awaits_ready));
         let limit = config.health.event_loop;
         if !limit.is_zero() {
             let (upstream, ready, shared) =
@@ -213,8 +284,20 @@ impl Process {
         }
     }
 
+    /// It may serve by @socket.io/sticky, and is asked.
+    pub(super) fn ask_for_sticky(&mut self, config: &Config, directory: &Path, shared: &Shared) {
+        let adapter_spoke = self.adapter_spoke.clone();
+        // It serves HTTP, and is asked by it.
+        if config.route.protocol == Protocol::Http {
+            let probes = node::probes(directory);
+            let upstream = self.upstream.clone();
+            let asking = node::ask_for_sticky(upstream, shared.clone(), adapter_spoke, probes);
+            self.probing = Some(own(asking));
+        }
+    }
+
     /// It has a private socket: asks until somebody answers there, unless it says so itself.
-    fn ask_socket(&mut self, config: &Config, shared: &Shared) {
+    pub(super) fn ask_socket(&mut self, config: &Config, shared: &Shared) {
         let Some(path) = self.private.as_ref().map(|path| path.as_path().to_owned()) else {
             return;
         };
@@ -233,7 +316,7 @@ impl Process {
     }
 
     /// It has no socket: it serves when it has not ended at once.
-    fn settle(&mut self, shared: &Shared) {
+    pub(super) fn settle(&mut self, shared: &Shared) {
         let (id, shared) = (self.worker.id, shared.clone());
         self.probing = Some(own(async move {
             tokio::time::sleep(SETTLED).await;
@@ -254,7 +337,7 @@ impl Process {
         }
     }
 
-    fn watch_memory(&mut self, recycle_at: Option<usize>, shared: &Shared) {
+    pub(super) fn watch_memory(&mut self, recycle_at: Option<usize>, shared: &Shared) {
         let Some(limit) = recycle_at else { return };
         let (worker, shared) = (self.worker.clone(), shared.clone());
         self.tasks.push(own(async move {
@@ -271,6 +354,17 @@ impl Process {
     /// It says that it is ready.
     pub(super) fn said_ready(&mut self) {
         self.says_ready = true;
+    }
+
+    /// A successor goes on with it: nothing is done for it here any more.
+    pub(super) fn leave(mut self) {
+        if let Some(channel) = self.worker.channel() {
+            channel.leave();
+        }
+        self.tasks.clear();
+        (self.probing, self.draining) = (None, None);
+        // Paths stay, and so does what is in the store.
+        std::mem::forget(self);
     }
 
     /// It has passed its checks.
@@ -364,6 +458,14 @@ fn own(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()>
     AbortOnDropHandle::new(tokio::spawn(task))
 }
 
+fn pid_of(number: u32) -> io::Result<Pid> {
+    Pid::from_raw(number as i32).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+fn kill_process(number: u32, signal: Signal) -> io::Result<()> {
+    Ok(rustix::process::kill_process(pid_of(number)?, signal)?)
+}
+
 /// What the tasks of every worker use.
 #[derive(Debug, Clone)]
 pub(super) struct Shared {
@@ -375,11 +477,25 @@ pub(super) struct Shared {
     /// Where workers get cgroups of their own.
     pub(super) delegated: Option<Arc<Delegated>>,
     pub(super) events: Events,
+    /// What is left to a successor, if there may be one.
+    pub(super) estate: Option<Arc<Estate>>,
+    /// A successor goes on with the workers: everything else that is done for them ends.
+    pub(super) leaving: CancellationToken,
+    /// What is done for workers, beside their processes' own tasks.
+    pub(super) tasks: TaskTracker,
     /// Processes that have not been waited for yet.
     pub(super) endings: TaskTracker,
 }
 
 impl Shared {
+    /// Does something for a worker until it is done, or a successor does it.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let leaving = self.leaving.clone();
+        self.tasks.spawn(async move {
+            leaving.run_until_cancelled_owned(task).await;
+        });
+    }
+
     pub(super) fn tell(&self, id: WorkerId, event: Event) {
         // Nobody listens any more when the supervisor has ended.
         let _ = self.events.send((id, event));
@@ -403,9 +519,7 @@ async fn hear(socket: NotifySocket, id: WorkerId, shared: Shared) {
 
 /// A process whose end is waited for.
 struct Ending {
-    child: Child,
     pidfd: Arc<AsyncFd<OwnedFd>>,
-    group: Pid,
     streams: Option<Streams>,
 }
 
@@ -414,8 +528,12 @@ impl Ending {
     async fn wait(mut self, worker: Arc<Worker>, shared: Shared) {
         let until_reaped = shared.endings.token();
         let exit = self.exit(worker.cgroup.as_ref()).await;
-        // Whatever it has started goes with it.
-        let _ = rustix::process::kill_process_group(self.group, Signal::KILL);
+        // Whatever it has started goes with it. While it has not been waited for, its number is its.
+        if exit != Exit::Unseen
+            && let Ok(group) = pid_of(worker.pid)
+        {
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        }
         shared.tell(worker.id, Event::Exited(exit));
         if let Some(cgroup) = &worker.cgroup {
             cgroup.kill();
@@ -423,27 +541,34 @@ impl Ending {
         if let Some(streams) = self.streams.take() {
             streams.until_read().await;
         }
-        let _ = self.child.wait().await;
+        let _ = self.status(WaitIdOptions::empty());
         drop(until_reaped);
         if let Some(cgroup) = &worker.cgroup {
             cgroup.remove().await;
         }
     }
 
-    /// How it ended. Its process stays, as a zombie, until it is waited for.
+    /// How it ended. Its process stays, as a zombie, until it is waited for; one that a predecessor
+    /// has started is somebody else's to wait for.
     async fn exit(&self, cgroup: Option<&Cgroup>) -> Exit {
         let out_of_memory = || cgroup.is_some_and(Cgroup::was_out_of_memory);
-        let how = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
         if self.pidfd.readable().await.is_err() {
             return Exit::NotStarted;
         }
-        let status = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), how);
-        let status = status.ok().flatten();
+        let status = match self.status(WaitIdOptions::NOWAIT) {
+            Err(Errno::CHILD) => return Exit::Unseen,
+            status => status.ok().flatten(),
+        };
         match status.map(|status| (status.exit_status(), status.terminating_signal())) {
             Some((Some(code), _)) => Exit::Code(code),
             Some((None, Some(KILL))) if out_of_memory() => Exit::OutOfMemory,
             Some((None, Some(signal))) => Exit::Signal(signal),
             _ => Exit::NotStarted,
         }
+    }
+
+    fn status(&self, how: WaitIdOptions) -> Result<Option<WaitIdStatus>, Errno> {
+        let how = how | WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), how)
     }
 }

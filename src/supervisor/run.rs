@@ -10,12 +10,15 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::commands::Restarting;
 use super::counts::{Cause, Counts};
+use super::estate::{Estate, Left, State};
 use super::fleet::{Action, Exit, Fleet, Generation, Startup};
-use super::handle::{Asked, Reloaded, Reply, Status};
+use super::handle::{Asked, Reloaded, Reply, Status, Succession};
+use super::leave::{Heritage, Rehearsal};
 use super::output::{Output, Printer};
 use super::phase::{Phase, drained};
 use super::process::{Event, Process, Shared};
@@ -48,21 +51,32 @@ pub enum RunError {
     },
 }
 
-/// Runs an app until it is told to stop (SIGTERM, SIGINT) or has failed to come up. SIGHUP reloads
-/// it; `asked` is the end of a [`super::Handle`]. `tls` is what the configuration names. Workers get
-/// cgroups of their own in what is `delegated`.
+/// What an app is run with, beside its configuration.
+#[derive(Debug)]
+pub struct Means {
+    /// What the configuration names.
+    pub tls: Option<Tls>,
+    /// To listen on.
+    pub sockets: Vec<Socket>,
+    /// Where workers' output goes.
+    pub output: Output,
+    /// Workers get cgroups of their own in it.
+    pub delegated: Option<Delegated>,
+    /// What will be left to a successor, if there may be one.
+    pub estate: Option<Arc<Estate>>,
+    /// What a predecessor has left.
+    pub left: Option<Left>,
+}
+
+/// Runs an app until it is told to stop (SIGTERM, SIGINT), has failed to come up, or another program
+/// goes on with it. SIGHUP reloads it; `asked` is the end of a [`super::Handle`].
 ///
 /// # Errors
 /// [`RunError`]; every worker has ended in any case.
-pub async fn run(
-    config: Config,
-    tls: Option<Tls>,
-    sockets: Vec<Socket>,
-    output: Output,
-    delegated: Option<Delegated>,
-    asked: Asked,
-) -> Result<(), RunError> {
+pub async fn run(config: Config, means: Means, asked: Asked) -> Result<Option<Heritage>, RunError> {
+    let Means { tls, sockets, output, delegated, estate, left } = means;
     let (events, inbox) = mpsc::unbounded_channel();
+    let (rehearsed, rehearsals) = mpsc::unbounded_channel();
     let places: Vec<Place> = sockets.iter().map(Socket::place).collect();
     let front = Front::new(&config, tls.clone(), places.clone())
         .map_err(|source| RunError::Setup { what: "open the private listener", source })?;
@@ -74,23 +88,31 @@ pub async fn run(
         prom_client: Arc::default(),
         delegated,
         events,
+        estate: estate.clone(),
+        leaving: CancellationToken::new(),
+        tasks: TaskTracker::new(),
         endings: TaskTracker::new(),
     };
     let (metrics, scrapes) = Metrics::serve(&config, &shared);
-    let mut servers = Servers::new(places.clone(), config.directory.clone());
+    let mut servers = Servers::new(places.clone(), config.directory.clone(), estate);
     if config.route.deliver == Deliver::Shared {
         servers
             .share(&sockets)
             .map_err(|source| RunError::Setup { what: "share the listening sockets", source })?;
     }
     let release = Release::new(config, tls, output);
-    let supervisor = Supervisor {
+    let mut supervisor = Supervisor {
         fleet: Fleet::new(release.policy(), release.config.workers, seed()),
         servers,
         releases: BTreeMap::from([(FIRST, release)]),
         serving: FIRST,
         last: FIRST,
         begun: Instant::now(),
+        successions: 0,
+        noted: None,
+        to_leave: Vec::new(),
+        is_rehearsed: false,
+        rehearsed,
         processes: HashMap::new(),
         notifier: Notifier::default(),
         last_failure: None,
@@ -107,7 +129,11 @@ pub async fn run(
         places,
         shared,
     };
-    supervisor.run(inbox, asked, scrapes).await
+    let phase = match left {
+        Some(left) => supervisor.resume(left).await,
+        None => Phase::Starting,
+    };
+    supervisor.run(phase, inbox, asked, scrapes, rehearsals).await
 }
 
 /// The generation that an app begins with.
@@ -131,7 +157,17 @@ pub(super) struct Supervisor {
     pub(super) servers: Servers,
     pub(super) shared: Shared,
     pub(super) notifier: Notifier,
-    begun: Instant,
+    pub(super) begun: Instant,
+    /// How many have gone on with the app before this one.
+    pub(super) successions: u64,
+    /// What was last written down for a successor.
+    pub(super) noted: Option<State>,
+    /// Who waits for another program to go on.
+    pub(super) to_leave: Vec<Reply<Succession>>,
+    /// The other program has said that it can.
+    pub(super) is_rehearsed: bool,
+    /// Where it is told what came of a rehearsal.
+    pub(super) rehearsed: mpsc::UnboundedSender<Rehearsal>,
     /// What a worker failed at, for people.
     pub(super) last_failure: Option<(WorkerId, String)>,
     /// How many reloads have failed.
@@ -152,10 +188,12 @@ pub(super) struct Supervisor {
 impl Supervisor {
     async fn run(
         mut self,
+        mut phase: Phase,
         mut inbox: mpsc::UnboundedReceiver<(WorkerId, Event)>,
         mut asked: Asked,
         mut scrapes: mpsc::Receiver<Scrape>,
-    ) -> Result<(), RunError> {
+        mut rehearsals: mpsc::UnboundedReceiver<Rehearsal>,
+    ) -> Result<Option<Heritage>, RunError> {
         let signals = |kind| {
             signal(kind).map_err(|source| RunError::Setup { what: "watch for signals", source })
         };
@@ -165,7 +203,7 @@ impl Supervisor {
         let watchdog = self.notifier.watchdog_period();
         let mut fed = tokio::time::interval(watchdog.unwrap_or(Duration::from_secs(3600)));
         let front = self.shared.front.clone();
-        let mut phase = Phase::Starting;
+        let estate = self.shared.estate.clone();
         let mut failed = None;
         let mut published = Vec::new();
         loop {
@@ -188,6 +226,10 @@ impl Supervisor {
             if matches!(phase, Phase::Stopping) && self.fleet.is_empty() {
                 break;
             }
+            self.note(&phase);
+            if self.may_leave(&phase) {
+                return Ok(Some(self.leave().await));
+            }
             self.notifier.status(self.status(&phase));
             let words = self.words(&phase);
             if published != words {
@@ -207,6 +249,8 @@ impl Supervisor {
                 () = until(deadline) => {}
                 Some(request) = asked.requests.recv() => self.on_request(request, &phase),
                 Some(scrape) = scrapes.recv() => self.on_scrape(scrape),
+                Some(rehearsal) = rehearsals.recv() => self.on_rehearsal(rehearsal),
+                () = grown(estate.as_ref()) => self.note_all(&phase),
                 _ = hangup.recv() => self.on_hangup(&phase),
                 _ = terminate.recv() => phase = self.stop(phase),
                 _ = interrupt.recv() => phase = self.stop(phase),
@@ -224,7 +268,10 @@ impl Supervisor {
         self.shared.endings.close();
         self.shared.endings.wait().await;
         front.flush_log().await;
-        failed.map_or(Ok(()), Err)
+        if let Some(estate) = &estate {
+            estate.dissolve();
+        }
+        failed.map_or(Ok(None), Err)
     }
 
     pub(super) fn now(&self) -> Duration {
@@ -249,13 +296,17 @@ impl Supervisor {
     /// Brings what is to what is wanted.
     fn take_steps(&mut self) {
         while let Some(action) = self.fleet.step(self.now()) {
-            match action {
-                Action::Start { slot, id, generation } => self.start(slot, id, generation),
-                Action::Drain { id } => self.drain(id),
-                Action::Disconnect { id } => self.disconnect(id),
-                Action::Ask { id, way } => self.ask(id, way),
-                Action::Kill { id, why } => self.kill(id, why),
-            }
+            self.act(action);
+        }
+    }
+
+    pub(super) fn act(&mut self, action: Action) {
+        match action {
+            Action::Start { slot, id, generation } => self.start(slot, id, generation),
+            Action::Drain { id } => self.drain(id),
+            Action::Disconnect { id } => self.disconnect(id),
+            Action::Ask { id, way } => self.ask(id, way),
+            Action::Kill { id, why } => self.kill(id, why),
         }
     }
 
@@ -403,7 +454,7 @@ impl Supervisor {
         }
     }
 
-    fn is_ready_if_it_serves(&mut self, id: WorkerId) {
+    pub(super) fn is_ready_if_it_serves(&mut self, id: WorkerId) {
         let Some(process) = self.processes.get_mut(&id) else { return };
         let serves_all = (0..self.places.len()).all(|at| process.upstream.serves(ListenerId(at)));
         let health = &self.releases[&process.generation].config.health;
@@ -416,6 +467,13 @@ impl Supervisor {
             let (worker, slot, generation) = process.names();
             tracing::info!(name: events::WORKER_READY, worker, slot, generation, "ready");
         }
+    }
+}
+
+async fn grown(estate: Option<&Arc<Estate>>) {
+    match estate {
+        Some(estate) => estate.has_grown().await,
+        None => pending().await,
     }
 }
 

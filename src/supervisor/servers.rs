@@ -17,10 +17,11 @@ use std::time::Duration;
 use rustix::io::Errno;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::estate::{self, Deposit, Estate, Kept, Listens};
 use crate::listen::{self, Listener, Place, Socket, release};
 use crate::route::ListenerId;
 use crate::sync::lock;
-use crate::worker::wire::Value;
+use crate::worker::wire::{Framing, Value};
 use crate::worker::wire::cluster::{Endpoint, HandleType, Query, SockName};
 use crate::worker::{Worker, WorkerId};
 
@@ -32,6 +33,9 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(10);
 
 /// How long a connection that no worker takes is kept.
 const REFUSED_LIMIT: Duration = Duration::from_secs(5);
+
+/// What our own sockets are called where they are kept, with a number.
+const KEPT: &str = "server-";
 
 /// The first descriptor that systemd hands over: `listen({fd: 3})`.
 const FIRST_FD: i32 = 3;
@@ -45,6 +49,9 @@ pub struct Servers {
     /// Where a relative path begins, as it does for the workers.
     directory: PathBuf,
     open: HashMap<String, Server>,
+    estate: Option<Arc<Estate>>,
+    /// How many sockets have been put there.
+    kept: u64,
 }
 
 #[derive(Debug)]
@@ -64,16 +71,111 @@ enum Kind {
     /// its next message.
     InTurn {
         name: Option<SockName>,
-        _listener: Arc<Listener>,
-        _accepting: DropGuard,
+        listener: Arc<Listener>,
+        accepting: DropGuard,
+        kept: Option<Deposit>,
     },
-    Shared(Arc<OwnedFd>),
+    Shared(Arc<OwnedFd>, Option<Deposit>),
 }
 
 impl Servers {
     /// For an app with these listeners.
-    pub fn new(routed: Vec<Place>, directory: PathBuf) -> Servers {
-        Servers { routed, shared: HashMap::new(), directory, open: HashMap::new() }
+    pub fn new(routed: Vec<Place>, directory: PathBuf, estate: Option<Arc<Estate>>) -> Servers {
+        let (shared, open) = (HashMap::new(), HashMap::new());
+        Servers { routed, shared, directory, open, estate, kept: 0 }
+    }
+
+    /// As a successor is told of them.
+    pub fn snapshot(&self) -> Vec<estate::Server> {
+        let server = |(key, server): (&String, &Server)| {
+            let kind = match &server.kind {
+                Kind::Routed(listener) => Listens::Routed(listener.0),
+                Kind::InTurn { kept, .. } => Listens::InTurn(kept.as_ref()?.name().to_owned()),
+                Kind::Shared(_, kept) => Listens::Shared(kept.as_ref()?.name().to_owned()),
+            };
+            Some(estate::Server {
+                key: key.clone(),
+                data: Framing::Advanced.encode(&server.data).ok()?,
+                members: lock(&server.members).iter().map(|member| member.id).collect(),
+                kind,
+            })
+        };
+        let mut servers: Vec<_> = self.open.iter().filter_map(server).collect();
+        servers.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        servers
+    }
+
+    /// Goes on with a predecessor's, of which these workers are left. What can't be had any more is
+    /// left out: a worker that has it open serves it no more.
+    pub fn resume(
+        &mut self,
+        left: Vec<estate::Server>,
+        kept: &mut Kept,
+        worker: impl Fn(WorkerId) -> Option<Arc<Worker>>,
+    ) {
+        for estate::Server { key, data, members, kind } in left {
+            let members: Members =
+                Arc::new(Mutex::new(members.into_iter().filter_map(&worker).collect()));
+            if lock(&members).is_empty() {
+                continue;
+            }
+            match self.resume_kind(kind, &key, kept, &members) {
+                Ok(kind) => {
+                    let data = Framing::Advanced.decode(&data).unwrap_or_default();
+                    self.open.insert(key, Server { kind, data, members });
+                }
+                Err(error) => tracing::warn!(key, %error, "a worker's server is lost"),
+            }
+        }
+    }
+
+    fn resume_kind(
+        &mut self,
+        kind: Listens,
+        key: &str,
+        kept: &mut Kept,
+        members: &Members,
+    ) -> io::Result<Kind> {
+        let mut taken = |name: &str| kept.remove(name).ok_or(io::ErrorKind::NotFound);
+        Ok(match kind {
+            Listens::Routed(at) if at < self.routed.len() => Kind::Routed(ListenerId(at)),
+            Listens::Routed(_) => return Err(io::ErrorKind::NotFound.into()),
+            Listens::InTurn(name) => {
+                let socket = Socket::of(taken(&name)?)?;
+                let kept = self.keep_as(name, &socket);
+                let name = socket.place().addr.map(sock_name);
+                in_turn(socket, name, key, members.clone(), kept)?
+            }
+            Listens::Shared(name) => {
+                let socket = taken(&name)?;
+                let kept = self.keep_as(name, &socket);
+                Kind::Shared(Arc::new(socket), kept)
+            }
+        })
+    }
+
+    /// A successor goes on: nothing is accepted here any more, and paths stay.
+    pub fn leave_all(&mut self) {
+        for (_, server) in self.open.drain() {
+            if let Kind::InTurn { accepting, listener, .. } = server.kind {
+                accepting.disarm().cancel();
+                let socket = Arc::into_inner(listener).map(Listener::release);
+                drop(socket.and_then(Result::ok).map(Socket::leave));
+            }
+        }
+    }
+
+    /// Has a socket kept for a successor.
+    fn keep(&mut self, socket: impl AsFd) -> Option<Deposit> {
+        self.kept += 1;
+        self.keep_as(format!("{KEPT}{}", self.kept), socket)
+    }
+
+    fn keep_as(&mut self, name: String, socket: impl AsFd) -> Option<Deposit> {
+        let number = name.strip_prefix(KEPT).and_then(|number| number.parse().ok());
+        self.kept = self.kept.max(number.unwrap_or(0));
+        let kept = self.estate.as_ref()?.keep(name, socket);
+        kept.inspect_err(|error| tracing::warn!(%error, "a server would not survive us")).ok()
     }
 
     /// Workers get these sockets of the routed listeners themselves: of those of one port the first,
@@ -156,7 +258,7 @@ impl Servers {
                 worker.serve(query.seq, &key, &server.data, name.as_ref());
                 None
             }
-            Kind::Shared(socket) => {
+            Kind::Shared(socket, _) => {
                 let data = server.data.clone();
                 share(worker.clone(), query.seq, key, data, socket, HandleType::Datagram);
                 None
@@ -189,7 +291,7 @@ impl Servers {
         let name = |server: &Server| match &server.kind {
             Kind::InTurn { name: Some(name), .. } => Some(format!("port {}", name.port)),
             Kind::InTurn { name: None, .. } => Some("a path".to_owned()),
-            Kind::Routed(_) | Kind::Shared(_) => None,
+            Kind::Routed(_) | Kind::Shared(..) => None,
         };
         self.open.values().filter(of_worker).filter_map(name).collect()
     }
@@ -238,7 +340,7 @@ impl Servers {
         }
     }
 
-    fn open(&self, key: &str, query: &Query) -> io::Result<Server> {
+    fn open(&mut self, key: &str, query: &Query) -> io::Result<Server> {
         let members = Members::default();
         let backlog = query.backlog.unwrap_or(NODE_BACKLOG);
         let kind = match (self.routed(&query.on), &query.on) {
@@ -246,17 +348,20 @@ impl Servers {
             (None, Endpoint::Tcp { address, port, v6only }) => {
                 let socket = listen::tcp(ip(address)?, *port, *v6only, backlog)?;
                 let name = socket.local_addr().ok().map(sock_name);
-                in_turn(Socket::Tcp(socket), name, key, members.clone())?
+                let kept = self.keep(&socket);
+                in_turn(Socket::Tcp(socket), name, key, members.clone(), kept)?
             }
             (None, Endpoint::Path { path, readable_all, writable_all }) => {
                 let path = self.directory.join(path);
                 let socket = listen::unix(&path, backlog)?;
                 open_to_all(&path, *readable_all, *writable_all)?;
-                in_turn(socket, None, key, members.clone())?
+                let kept = self.keep(&socket);
+                in_turn(socket, None, key, members.clone(), kept)?
             }
             (None, Endpoint::Udp { address, port, v6, v6only, reuse }) => {
                 let socket = listen::udp(ip(address)?, *port, *v6, *v6only, *reuse)?;
-                Kind::Shared(Arc::new(socket.into()))
+                let kept = self.keep(&socket);
+                Kind::Shared(Arc::new(socket.into()), kept)
             }
             (None, Endpoint::Fd(_)) => return Err(Errno::BADF.into()),
         };
@@ -312,6 +417,7 @@ fn in_turn(
     name: Option<SockName>,
     key: &str,
     members: Members,
+    kept: Option<Deposit>,
 ) -> io::Result<Kind> {
     let listener = Arc::new(Listener::watch(socket)?);
     let stop = CancellationToken::new();
@@ -337,7 +443,7 @@ fn in_turn(
             }
         }
     }));
-    Ok(Kind::InTurn { name, _listener: listener, _accepting: guard })
+    Ok(Kind::InTurn { name, listener: listener, accepting: guard, kept })
 }
 
 async fn give_out(mut connection: OwnedFd, key: String, members: Members, turn: usize) {

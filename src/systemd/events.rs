@@ -29,8 +29,15 @@ pub const APP_UP: &str = "c522475b528c485ca9fd1fad3639ec5b";
 /// The app is being stopped.
 pub const APP_STOPPING: &str = "9405590289aa444ebcf9303bf082ea63";
 
+/// Another program goes on with the app, in the same process.
+pub const SUCCEEDED: &str = "3f1d2f0b6a2c4d6d9b0e6a7c58e1f442";
+/// The installed program can't, and this one goes on.
+pub const NOT_SUCCEEDED: &str = "a9c64b6f3a0b4e0f8d0f3b1c7d2e9a51";
+/// A predecessor's workers are gone on with.
+pub const RESUMED: &str = "5b8e7d0c9f3a4b5e8a6d1c2f0e9b7a63";
+
 /// All of them.
-pub const ALL: [&str; 13] = [
+pub const ALL: [&str; 16] = [
     WORKER_STARTED,
     WORKER_NOT_STARTED,
     WORKER_READY,
@@ -44,4 +51,7 @@ pub const ALL: [&str; 13] = [
     RELOAD_FAILED,
     APP_UP,
     APP_STOPPING,
+    SUCCEEDED,
+    NOT_SUCCEEDED,
+    RESUMED,
 ];

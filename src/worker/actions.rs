@@ -20,6 +20,11 @@ pub struct Actions {
 }
 
 impl Actions {
+    /// Of which these names are known already.
+    pub(super) fn of(known: Vec<String>) -> Actions {
+        Actions { known: Mutex::new(known.into_iter().collect()), ..Actions::default() }
+    }
+
     /// Their names.
     pub fn known(&self) -> Vec<String> {
         lock(&self.known).iter().cloned().collect()

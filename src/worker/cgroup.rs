@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::process::Pid;
 use tokio::io::Interest;
 
+use super::WorkerId;
 use crate::sys;
 
 /// Where the unified hierarchy is mounted: alone, or beside the old one.
@@ -24,6 +25,12 @@ const DELEGATED: [&str; 2] = ["user.delegate", "trusted.delegate"];
 
 /// Where cohortd itself goes.
 const SUPERVISOR: &str = "supervisor";
+
+/// Where systemd puts a service's control processes.
+const CONTROL: &str = ".control";
+
+/// What workers' are called, with their numbers.
+const WORKER: &str = "worker-";
 
 /// What is killed is gone in a moment; a cgroup can be removed only then.
 const REMOVE_PAUSE: Duration = Duration::from_millis(20);
@@ -74,6 +81,34 @@ impl Delegated {
         self.memory
     }
 
+    /// The cgroup of a predecessor's worker, with limits that may have been lost.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn resume(&self, name: &str, limits: Limits) -> io::Result<Cgroup> {
+        let cgroup = Cgroup { path: self.path.join(name), memory: self.memory };
+        cgroup.limit(limits)?;
+        Ok(cgroup)
+    }
+
+    /// Ends what is in a cgroup that may be there.
+    pub fn end(&self, name: &str) {
+        Cgroup { path: self.path.join(name), memory: self.memory }.kill();
+    }
+
+    /// Ends what is in cgroups of predecessors' workers but for these, and the cgroups with it.
+    pub async fn end_others(&self, names: &[String]) {
+        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            let name = entry.file_name().into_string().unwrap_or_default();
+            if name.starts_with(WORKER) && !names.contains(&name) {
+                tracing::warn!(cgroup = name, "a worker that nothing is known of: killed");
+                let cgroup = Cgroup { path: entry.path(), memory: false };
+                cgroup.kill();
+                cgroup.remove().await;
+            }
+        }
+    }
+
     /// Makes a cgroup for a worker. What an earlier one of the name has left is killed.
     ///
     /// # Errors
@@ -83,14 +118,48 @@ impl Delegated {
         if !create(&cgroup.path)? {
             cgroup.kill();
         }
-        if self.memory {
-            let text = |limit: Option<usize>| limit.map_or("max".into(), |n| n.to_string());
-            cgroup.write("memory.high", &text(limits.high))?;
-            cgroup.write("memory.max", &text(limits.max))?;
-            // A worker without some of its processes is of no use.
-            cgroup.write("memory.oom.group", "1")?;
-        }
+        cgroup.limit(limits)?;
         Ok(cgroup)
+    }
+}
+
+/// What a worker's cgroup is called.
+pub fn name_of(id: WorkerId) -> String {
+    format!("{WORKER}{id}")
+}
+
+/// A service's cgroup as its control processes see it (`ExecStopPost=`).
+#[derive(Debug)]
+pub struct Service {
+    path: PathBuf,
+    own: PathBuf,
+}
+
+impl Service {
+    /// That of this process, if systemd has put it in one beside the service's others.
+    pub fn of_control() -> Option<Service> {
+        let own = own().ok().flatten()?;
+        let is_control = own.file_name().is_some_and(|name| name == CONTROL);
+        is_control.then(|| Some(Service { path: own.parent()?.to_owned(), own: own.clone() }))?
+    }
+
+    /// Ends everything else in it.
+    pub fn end_all(&self) {
+        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            if entry.path() != self.own {
+                let _ = fs::write(entry.path().join("cgroup.kill"), "1"); // it may be a file
+            }
+        }
+    }
+
+    /// Lets processes be put into it again, which can't be while its children have controllers. Their
+    /// limits are lost until whoever comes next sets them.
+    pub fn make_room(&self) {
+        let file = self.path.join("cgroup.subtree_control");
+        let controllers = fs::read_to_string(&file).unwrap_or_default();
+        for controller in controllers.split_whitespace() {
+            let _ = fs::write(&file, format!("-{controller}")); // it may be in use below
+        }
     }
 }
 
@@ -102,6 +171,17 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
+    fn limit(&self, limits: Limits) -> io::Result<()> {
+        if self.memory {
+            let text = |limit: Option<usize>| limit.map_or("max".into(), |n| n.to_string());
+            self.write("memory.high", &text(limits.high))?;
+            self.write("memory.max", &text(limits.max))?;
+            // A worker without some of its processes is of no use.
+            self.write("memory.oom.group", "1")?;
+        }
+        Ok(())
+    }
+
     /// For a new process to enter it: [`crate::sys::enter_cgroup`].
     ///
     /// # Errors

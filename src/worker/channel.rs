@@ -15,7 +15,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, oneshot};
 
+use super::marks::Mark;
 use super::wire::{Decoder, FrameError, Framing, MAX_FRAME};
 use crate::sync::lock;
 
@@ -44,6 +45,9 @@ const MAX_TRIES: u8 = 3;
 
 /// Plain frames that leave in one `sendmsg`.
 const GATHER: usize = 32;
+
+/// The kernel takes so much at once, in bytes, or nothing.
+const AT_ONCE: usize = 16 << 10;
 
 /// Why a channel has ended.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +77,7 @@ pub struct Delivered {
 pub struct Channel {
     stream: UnixStream,
     framing: Framing,
+    mark: Mark,
     out: Mutex<Outbox>,
     wake: Notify,
     /// The worker has answered something, or the channel has ended.
@@ -99,6 +104,8 @@ struct Outbox {
 enum End {
     Closed,
     Slow,
+    /// A successor goes on with it.
+    Left,
 }
 
 #[derive(Debug)]
@@ -156,15 +163,40 @@ enum Flushed {
 }
 
 impl Channel {
-    /// Takes our end of the socket pair.
+    /// Takes our end of the socket pair, which is between two frames; `mark` says so to others.
     ///
     /// # Errors
     /// The runtime can't watch it.
-    pub fn new(stream: std::os::unix::net::UnixStream, framing: Framing) -> io::Result<Channel> {
+    pub fn new(
+        stream: std::os::unix::net::UnixStream,
+        framing: Framing,
+        mark: Mark,
+    ) -> io::Result<Channel> {
         stream.set_nonblocking(true)?;
         let stream = UnixStream::from_std(stream)?;
         let (wake, answered) = (Notify::new(), Notify::new());
-        Ok(Channel { stream, framing, out: Mutex::default(), wake, answered })
+        Ok(Channel { stream, framing, mark, out: Mutex::default(), wake, answered })
+    }
+
+    /// What says whether it is between two frames.
+    pub fn mark(&self) -> &Mark {
+        &self.mark
+    }
+
+    /// Our end of the socket pair.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    /// Whether all has left, and every descriptor has arrived.
+    pub fn is_settled(&self) -> bool {
+        let out = self.lock();
+        out.queue.is_empty() && out.unacknowledged.is_empty() && !self.mark.is_cut()
+    }
+
+    /// A successor goes on with the socket pair: nothing more is sent or read here.
+    pub fn leave(&self) {
+        self.end(End::Left);
     }
 
     /// The framing of this worker.
@@ -240,7 +272,9 @@ impl Channel {
         for frame in frames {
             frame.give_up();
         }
-        let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
+        if end != End::Left {
+            let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
+        }
         self.wake.notify_one();
     }
 
@@ -273,7 +307,7 @@ impl Channel {
             }
             let flushed = self
                 .stream
-                .async_io(Interest::WRITABLE, || self.lock().flush(self.stream.as_fd()))
+                .async_io(Interest::WRITABLE, || self.lock().flush(self.stream.as_fd(), &self.mark))
                 .await;
             match flushed {
                 Ok(Flushed::Empty | Flushed::Waits) => self.wake.notified().await,
@@ -290,7 +324,7 @@ impl Channel {
 
 impl Outbox {
     /// Sends until nothing is left or something has to be waited for (`WouldBlock`: the socket).
-    fn flush(&mut self, socket: impl AsFd) -> io::Result<Flushed> {
+    fn flush(&mut self, socket: impl AsFd, mark: &Mark) -> io::Result<Flushed> {
         if self.sent == 0
             && self.unacknowledged.is_empty()
             && let Some(bytes) = self.ping.take()
@@ -317,16 +351,17 @@ impl Outbox {
                         other => other?,
                     }
                 }
-                Kind::Handle(_) => self.send_rest(&socket, 1)?,
-                Kind::Plain | Kind::Ping => self.send_rest(&socket, GATHER)?,
+                Kind::Handle(_) => self.send_rest(&socket, 1, mark)?,
+                Kind::Plain | Kind::Ping => self.send_rest(&socket, GATHER, mark)?,
             };
             self.advance(sent);
+            mark.written_whole(self.sent == 0);
         }
         Ok(Flushed::Empty)
     }
 
     /// Sends the rest of the first frame, with up to `most - 1` plain frames behind it.
-    fn send_rest(&self, socket: impl AsFd, most: usize) -> io::Result<usize> {
+    fn send_rest(&self, socket: impl AsFd, most: usize, mark: &Mark) -> io::Result<usize> {
         let mut slices: [IoSlice<'_>; GATHER] = std::array::from_fn(|_| IoSlice::new(&[]));
         let mut count = 0;
         for (slot, frame) in slices.iter_mut().zip(&self.queue).take(most) {
@@ -337,8 +372,16 @@ impl Outbox {
             *slot = IoSlice::new(&frame.bytes[from..]);
             count += 1;
         }
+        let length: usize = slices[..count].iter().map(|slice| slice.len()).sum();
+        if length > AT_ONCE {
+            mark.written_whole(false);
+        }
         let mut none = SendAncillaryBuffer::default();
-        Ok(rustix::net::sendmsg(socket, &slices[..count], &mut none, SendFlags::NOSIGNAL)?)
+        let sent = rustix::net::sendmsg(socket, &slices[..count], &mut none, SendFlags::NOSIGNAL);
+        if sent.is_err() {
+            mark.written_whole(self.sent == 0);
+        }
+        Ok(sent?)
     }
 
     fn advance(&mut self, mut sent: usize) {
@@ -392,17 +435,26 @@ impl Reader {
             if let Some(length) = self.decoder.next(&self.buffer)? {
                 return Ok(Some(self.buffer.split_to(length).freeze()));
             }
-            let scratch = &mut self.scratch;
-            let read = channel
-                .stream
-                .async_io(Interest::READABLE, || receive(channel.stream.as_fd(), scratch))
-                .await;
+            let (scratch, is_empty) = (&mut self.scratch, self.buffer.is_empty());
+            let receive = || {
+                // Until it is known what came.
+                channel.mark.read_whole(false);
+                let received = receive(channel.stream.as_fd(), scratch);
+                if received.is_err() {
+                    channel.mark.read_whole(is_empty);
+                }
+                received
+            };
+            let read = channel.stream.async_io(Interest::READABLE, receive).await;
             if channel.lock().end == Some(End::Slow) {
                 return Err(ChannelError::Slow);
             }
             match read {
                 Ok(0) => return Ok(None),
-                Ok(n) => self.take(n),
+                Ok(n) => {
+                    self.take(n);
+                    channel.mark.read_whole(self.decoder.ends_whole(&self.buffer));
+                }
                 Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
                 Err(e) => return Err(e.into()),
             }

@@ -10,10 +10,10 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use memchr::memmem;
 use rustix::rand::{GetRandomFlags, getrandom};
-use tokio::process::Command;
 
 use super::spawn::Plan;
 use crate::places;

@@ -6,6 +6,7 @@ pub mod channel;
 pub mod held;
 mod hook;
 mod id;
+pub mod marks;
 pub mod memory;
 pub mod notify;
 pub mod probe;
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::process::Pid;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 pub use actions::Actions;
@@ -69,6 +70,17 @@ struct Pulse {
     asked: Option<Instant>,
 }
 
+/// What a worker has said of itself, once and for all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// How it tells our word on its clients from anybody else's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    peer_token: Option<String>,
+    /// Names of its custom actions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    actions: Vec<String>,
+}
+
 /// A running worker, as everybody else sees it: something to send to.
 #[derive(Debug)]
 pub struct Worker {
@@ -106,6 +118,19 @@ impl Worker {
         cgroup: Option<Cgroup>,
         channel: Option<Channel>,
     ) -> Worker {
+        Worker::resume(id, slot, pid, cgroup, channel, Known::default(), 0)
+    }
+
+    /// Puts the pieces of a predecessor's worker together. Messages to it are numbered from `seq` on.
+    pub fn resume(
+        id: WorkerId,
+        slot: usize,
+        pid: u32,
+        cgroup: Option<Cgroup>,
+        channel: Option<Channel>,
+        known: Known,
+        seq: u64,
+    ) -> Worker {
         Worker {
             id,
             slot,
@@ -114,13 +139,26 @@ impl Worker {
             channel,
             pulse: Mutex::default(),
             cpu: AtomicU64::new(0),
-            peer_token: OnceLock::new(),
-            seq: AtomicU64::new(0),
+            peer_token: known.peer_token.map(OnceLock::from).unwrap_or_default(),
+            seq: AtomicU64::new(seq),
             offered: Mutex::default(),
-            actions: Actions::default(),
+            actions: Actions::of(known.actions),
             asking: tokio::sync::Mutex::default(),
             asked: Mutex::default(),
         }
+    }
+
+    /// What it has said of itself.
+    pub fn known(&self) -> Known {
+        Known {
+            peer_token: self.peer_token().map(str::to_owned),
+            actions: self.actions.known(),
+        }
+    }
+
+    /// Its IPC, if it is one of Node's.
+    pub fn channel(&self) -> Option<&Channel> {
+        self.channel.as_ref()
     }
 
     /// The sockets that its processes have open, by inode.

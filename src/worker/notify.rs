@@ -4,9 +4,12 @@
 //! process that the worker has started may speak for it (`systemd-notify --ready`).
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use tokio::net::UnixDatagram;
+
+use crate::listen::OwnPath;
 
 /// Longer messages are cut. systemd itself takes 4096.
 const MAX_MESSAGE: usize = 4096;
@@ -24,28 +27,30 @@ pub enum Notice {
     Status(String),
 }
 
-/// The receiving end. Its path is removed when it is dropped.
+/// The receiving end.
 #[derive(Debug)]
-pub struct NotifySocket {
-    socket: UnixDatagram,
-    path: PathBuf,
-}
+pub struct NotifySocket(UnixDatagram);
 
 impl NotifySocket {
-    /// Opens it.
+    /// Opens it; its path is removed with what comes along.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn bind(path: PathBuf) -> io::Result<NotifySocket> {
+    pub fn bind(path: PathBuf) -> io::Result<(NotifySocket, OwnPath)> {
         // One of a cohortd that was killed may be left here.
         let _ = std::fs::remove_file(&path);
         let socket = UnixDatagram::bind(&path)?;
-        Ok(NotifySocket { socket, path })
+        Ok((NotifySocket(socket), OwnPath::new(path)))
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// One that a predecessor has opened.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn of(socket: OwnedFd) -> io::Result<NotifySocket> {
+        let socket = std::os::unix::net::UnixDatagram::from(socket);
+        socket.set_nonblocking(true)?;
+        Ok(NotifySocket(UnixDatagram::from_std(socket)?))
     }
 
     /// Hands on what is said, for ever. Descriptors that come along (`BARRIER=1`, `FDSTORE=1`) are
@@ -53,7 +58,7 @@ impl NotifySocket {
     pub async fn hear(&self, mut on: impl FnMut(Notice)) {
         let mut buffer = vec![0; MAX_MESSAGE];
         loop {
-            match self.socket.recv(&mut buffer).await {
+            match self.0.recv(&mut buffer).await {
                 Ok(length) => notices(&buffer[..length]).for_each(&mut on),
                 Err(error) => return tracing::warn!(%error, "a NOTIFY_SOCKET can't be read"),
             }
@@ -61,9 +66,9 @@ impl NotifySocket {
     }
 }
 
-impl Drop for NotifySocket {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+impl AsFd for NotifySocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

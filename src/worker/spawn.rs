@@ -8,15 +8,14 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 use std::sync::Once;
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
-use tokio::process::{Child, Command};
 
 use super::WorkerId;
-use super::cgroup::{Cgroup, Delegated, Limits};
+use super::cgroup::{self, Cgroup, Delegated, Limits};
 use super::hook;
 use super::notify::NotifySocket;
 use super::wire::Framing;
@@ -88,8 +87,8 @@ pub struct Spawned {
     pub private: Option<OwnPath>,
     /// Everything that the process and its own processes are in, where that is to be had.
     pub cgroup: Option<Cgroup>,
-    /// What it says there, if it has one.
-    pub notify: Option<NotifySocket>,
+    /// Its `NOTIFY_SOCKET`, if it has one, and where that is.
+    pub notify: Option<(NotifySocket, OwnPath)>,
     /// Its output, if that goes to the journal by streams of its own.
     pub streams: Option<Streams>,
 }
@@ -187,13 +186,12 @@ pub fn spawn(
         .stdin(Stdio::null())
         .stdout(stdout)
         .stderr(stderr)
-        .process_group(0)
-        .kill_on_drop(true);
+        .process_group(0);
     if let Some(streams) = &streams {
         command.env("JOURNAL_STREAM", streams.name().map_err(SpawnError::Output)?);
     }
-    if let Some(notify) = &notify {
-        command.env("NOTIFY_SOCKET", notify.path());
+    if let Some((_, path)) = &notify {
+        command.env("NOTIFY_SOCKET", path.as_path());
     }
     if let Some(watchdog) = plan.watchdog {
         command.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
@@ -206,7 +204,7 @@ pub fn spawn(
                 .env("NODE_CHANNEL_FD", theirs.as_raw_fd().to_string())
                 .env("NODE_CHANNEL_SERIALIZATION_MODE", framing.name())
                 .env("NODE_UNIQUE_ID", id.to_string());
-            command.as_std_mut().preserved_fds(vec![theirs.into()]);
+            command.preserved_fds(vec![theirs.into()]);
             channel = Some(ours);
             if plan.knows_clients
                 && let Err(error) = hook::load_into(&mut command, plan, &env, &directory)
@@ -223,7 +221,7 @@ pub fn spawn(
             let (listener, path) = listen().map_err(SpawnError::Private)?;
             command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", &plan.app);
             let mapping = FdMapping { parent_fd: listener.into(), child_fd: FIRST_FD };
-            let mapped = command.as_std_mut().fd_mappings(vec![mapping]);
+            let mapped = command.fd_mappings(vec![mapping]);
             mapped.map_err(|e| SpawnError::Private(io::Error::other(e)))?;
             private = Some(path);
         }
@@ -231,8 +229,8 @@ pub fn spawn(
     }
     let cgroup = delegated
         .map(|delegated| -> io::Result<Cgroup> {
-            let cgroup = delegated.create(&format!("worker-{id}"), plan.memory)?;
-            sys::enter_cgroup(command.as_std_mut(), cgroup.procs()?);
+            let cgroup = delegated.create(&cgroup::name_of(id), plan.memory)?;
+            sys::enter_cgroup(&mut command, cgroup.procs()?);
             Ok(cgroup)
         })
         .transpose()

@@ -19,6 +19,7 @@ mod report;
 #[cfg(test)]
 mod simulation;
 mod slot;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -28,12 +29,14 @@ use std::time::Duration;
 
 pub use policy::{Exit, Policy, Restart};
 pub use report::{Action, Failure, How, Outcome, Renewed, Startup, Summary, Why};
+use serde::{Deserialize, Serialize};
 use slot::{Member, Slot, State};
+pub use snapshot::Snapshot;
 
 use crate::worker::WorkerId;
 
 /// A number for everything that one reading of the configuration started. Counted from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Generation(pub u64);
 
 impl fmt::Display for Generation {
@@ -78,7 +81,7 @@ struct Roll {
 }
 
 /// The first worker of a new generation serves alone beside the old ones for a while.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Canary {
     /// It is not ready yet.
     Awaited,
@@ -286,6 +289,53 @@ impl Fleet {
             let failure = Failure { worker: WorkerId(self.last_id), how: How::Stopped };
             self.outcomes.push_back(Outcome { generation: roll.to, result: Err(failure) });
         }
+    }
+
+    /// What was begun with workers and may have been lost, as actions to do again: for a fleet that
+    /// is gone on with.
+    pub fn unfinished(&self) -> Vec<Action> {
+        let action = |member: &Member| {
+            let id = member.id;
+            match member.state {
+                State::Draining { .. } => Some(Action::Drain { id }),
+                State::Disconnecting { .. } => Some(Action::Disconnect { id }),
+                State::Stopping { way, .. } if way < self.policy.asks => {
+                    Some(Action::Ask { id, way })
+                }
+                State::Stopping { .. } => Some(Action::Kill { id, why: Why::Unwell }),
+                State::Killed => Some(Action::Kill { id, why: Why::GivenUp }),
+                State::Starting { .. }
+                | State::Ready { .. }
+                | State::HungUp { .. }
+                | State::Unwell { .. }
+                | State::Empty => None,
+            }
+        };
+        self.members().filter_map(action).collect()
+    }
+
+    /// All workers that there should be, with their slots and generations.
+    pub fn workers(&self) -> impl Iterator<Item = (WorkerId, usize, Generation)> {
+        let members = |(at, slot): (usize, &'_ Slot)| {
+            slot.members().map(move |m| (m.id, at, m.generation)).collect::<Vec<_>>()
+        };
+        self.slots.iter().enumerate().flat_map(members)
+    }
+
+    /// Whether requests can be sent to a worker, if only of its own sessions.
+    pub fn serves(&self, id: WorkerId) -> bool {
+        let serves = |state| {
+            matches!(
+                state,
+                State::Ready { .. } | State::Draining { .. } | State::Disconnecting { .. }
+            )
+        };
+        self.members().any(|m| m.id == id && serves(m.state))
+    }
+
+    /// Whether a worker is not ready yet.
+    pub fn is_starting(&self, id: WorkerId) -> bool {
+        self.members().any(|m| m.id == id && matches!(m.state, State::Starting { .. }))
     }
 
     /// Whether no worker is left.

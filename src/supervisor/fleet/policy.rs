@@ -52,6 +52,8 @@ pub enum Exit {
     OutOfMemory,
     /// Its program did not start.
     NotStarted,
+    /// Nobody was there to see it: it was a predecessor's.
+    Unseen,
 }
 
 impl fmt::Display for Exit {
@@ -61,6 +63,7 @@ impl fmt::Display for Exit {
             Exit::Signal(signal) => write!(f, "signal {signal}"),
             Exit::OutOfMemory => f.write_str("out of memory: killed by the kernel"),
             Exit::NotStarted => f.write_str("it did not start"),
+            Exit::Unseen => f.write_str("unknown: it was started by another cohortd"),
         }
     }
 }

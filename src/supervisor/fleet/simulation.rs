@@ -147,7 +147,7 @@ impl World {
     /// Something happens.
     fn happen(&mut self) {
         let any = self.any();
-        match (self.dice.roll(15), any) {
+        match (self.dice.roll(16), any) {
             (0..=3, Some(id)) => self.ready(id),
             (4, Some(id)) => {
                 self.fleet.hung_up(id, self.now);
@@ -179,7 +179,28 @@ impl World {
                     self.failed_at.remove(&slot); // somebody wants it at once
                 }
             }
+            (12, _) => self.succeed(),
             _ => self.now += Duration::from_millis(self.dice.roll(8_000)),
+        }
+    }
+
+    /// Another supervisor goes on: with what is known of the fleet, and nothing else.
+    fn succeed(&mut self) {
+        self.hear_outcomes();
+        let snapshot = self.fleet.snapshot();
+        let text = serde_json::to_string(&snapshot).expect("a text");
+        let read = serde_json::from_str(&text).expect("the same");
+        assert_eq!(snapshot, read);
+        self.fleet = Fleet::resume(read, |_| policy(self.surge, self.canary));
+        for action in self.fleet.unfinished() {
+            let (Action::Drain { id }
+            | Action::Disconnect { id }
+            | Action::Ask { id, .. }
+            | Action::Kill { id, .. }) = action
+            else {
+                panic!("{action:?} is not done again");
+            };
+            assert!(self.processes[&id].leaving, "it was done before");
         }
     }
 

@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Exit, Generation, Policy};
 use crate::worker::WorkerId;
 
 /// A worker in its slot.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Member {
     pub(super) id: WorkerId,
     pub(super) generation: Generation,
@@ -17,7 +19,7 @@ pub(super) struct Member {
 }
 
 /// What a worker is at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum State {
     Starting {
         until: Duration,
@@ -85,7 +87,7 @@ impl State {
 }
 
 /// One slot.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Slot {
     members: Vec<Member>,
     /// Failures in a row.

@@ -12,9 +12,11 @@ mod worker;
 use std::io;
 use std::mem;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use zbus::Connection;
 use zbus::fdo::{ObjectManager, RequestNameFlags, RequestNameReply};
 
@@ -66,16 +68,36 @@ enum BusError {
     App(#[from] Refusal),
 }
 
+/// The thread that keeps an app on the bus.
+#[derive(Debug)]
+pub struct Bus {
+    stop: CancellationToken,
+    thread: JoinHandle<()>,
+}
+
+impl Bus {
+    /// Leaves the bus, and ends the thread.
+    pub fn leave(self) {
+        self.stop.cancel();
+        let _ = self.thread.join(); // whatever it has ended with
+    }
+}
+
 /// Puts an app on the bus, for as long as it runs.
 ///
 /// # Errors
 /// There can be no thread for it.
-pub fn start(app: &str, handle: Handle) -> io::Result<()> {
+pub fn start(app: &str, handle: Handle) -> io::Result<Bus> {
     let app = app.to_owned();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = std::thread::Builder::new().name("dbus".to_owned());
-    thread.spawn(move || runtime.block_on(stay(&app, &handle)))?;
-    Ok(())
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let stay = move || {
+        runtime.block_on(stopped.run_until_cancelled(stay(&app, &handle)));
+        runtime.shutdown_background();
+    };
+    Ok(Bus { stop, thread: thread.spawn(stay)? })
 }
 
 async fn stay(app: &str, handle: &Handle) {

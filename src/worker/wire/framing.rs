@@ -115,6 +115,20 @@ impl Decoder {
         self.scanned = 0;
         Ok(Some(length))
     }
+
+    /// Whether `buffer`, which begins with a frame, ends with one, or is empty.
+    pub fn ends_whole(&self, mut buffer: &[u8]) -> bool {
+        match self.framing {
+            Framing::Json => buffer.last().is_none_or(|last| *last == b'\n'),
+            Framing::Advanced => loop {
+                let Some(head) = buffer.first_chunk::<4>() else { return buffer.is_empty() };
+                match buffer.get(4 + u32::from_be_bytes(*head) as usize..) {
+                    Some(rest) => buffer = rest,
+                    None => return false,
+                }
+            },
+        }
+    }
 }
 
 #[cfg(test)]
@@ -145,6 +159,19 @@ mod tests {
                 let read: Vec<String> =
                     found.iter().map(|f| framing.decode(f).expect("a string")).collect();
                 assert_eq!(read, texts, "{framing:?} in steps of {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn it_is_known_where_a_frame_is_cut() {
+        for framing in [Framing::Json, Framing::Advanced] {
+            let frames = ["one", "", "three"].map(|text| framing.encode(&text).expect("a string"));
+            let ends: Vec<usize> = (0..=3).map(|n| frames[..n].concat().len()).collect();
+            let stream = frames.concat();
+            for cut in 0..=stream.len() {
+                let whole = Decoder::new(framing).ends_whole(&stream[..cut]);
+                assert_eq!(whole, ends.contains(&cut), "{framing:?} cut at {cut}");
             }
         }
     }

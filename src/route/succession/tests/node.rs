@@ -1,0 +1,87 @@
+//! A worker that gets its connections by IPC, which only the last front-end may use.
+
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::app::{App, Side, Work, filling, serve_one, succeed, until};
+use super::talk::{Talk, get};
+use crate::listen::Place;
+use crate::worker::channel::Channel;
+use crate::worker::wire::Framing;
+
+/// A front-end before such a worker, and how many connections that was given.
+fn side(app: &App, place: &Place) -> (Side, Arc<AtomicUsize>) {
+    let (ours, theirs) = StdStream::pair().expect("a pair");
+    theirs.set_nonblocking(true).expect("set");
+    let channel = Channel::new(ours, Framing::Json).expect("a channel");
+    let side = app.side(place, "", Some(channel));
+    let worker = side.worker.worker.clone();
+    tokio::spawn({
+        let worker = worker.clone();
+        async move { worker.write().await }
+    });
+    tokio::spawn(async move { worker.read(|_, _| {}).await });
+    side.worker.open_sticky();
+    side.front.add(side.worker.clone());
+    let given = Arc::<AtomicUsize>::default();
+    let theirs = UnixStream::from_std(theirs).expect("watched");
+    tokio::spawn(work(theirs, app.work.clone(), given.clone()));
+    (side, given)
+}
+
+/// Takes what it is given, and serves it.
+async fn work(mut ipc: UnixStream, work: Arc<Work>, given: Arc<AtomicUsize>) {
+    while let Ok(fd) = ipc.async_io(Interest::READABLE, || connection(&ipc)).await {
+        given.fetch_add(1, Ordering::Relaxed);
+        ipc.write_all(b"{\"cmd\":\"NODE_HANDLE_ACK\"}\n").await.expect("written");
+        let client = TcpStream::from_std(fd.into()).expect("a connection");
+        tokio::spawn(serve_one(client, work.clone()));
+    }
+}
+
+fn connection(ipc: &UnixStream) -> io::Result<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut bytes = [0; 4096];
+    let mut parts = [IoSliceMut::new(&mut bytes)];
+    rustix::net::recvmsg(ipc, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let fd = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    fd.ok_or(io::ErrorKind::UnexpectedEof.into())
+}
+
+#[tokio::test]
+async fn a_new_connection_to_a_worker_is_asked_of_the_successor() {
+    let app = App::start();
+    let mut before = None;
+    let (first, place) = app.open_as(|place| {
+        let (side, given) = side(&app, place);
+        before = Some(given);
+        side
+    });
+    let mut client = Talk::to(place).await;
+    client.send(get("/last/1/1000") + &get("/fill/2/100")).await;
+    until("it is under way", || first.worker.requests() == 1).await;
+    let (second, after) = side(&app, &first.front.places[0]);
+    succeed(&first, &second).await;
+    app.work.release.notify_one();
+    assert_eq!(client.hear().await, filling(1, 1000));
+    // It came with the first one, and nothing goes over that one's connection any more.
+    assert_eq!(client.hear().await, filling(2, 100));
+    assert_eq!((first.worker.requests(), second.worker.requests()), (2, 0));
+    let given = |given: &AtomicUsize| given.load(Ordering::Relaxed);
+    assert_eq!((before.as_deref().map(given), given(&after)), (Some(1), 1));
+    client.send(get("/fill/3/100")).await;
+    assert_eq!(client.hear().await, filling(3, 100));
+    assert_eq!(second.worker.requests(), 1);
+}

@@ -117,7 +117,7 @@ impl Host {
 
     /// Where its program is loaded, which is chosen anew for each that a process runs.
     fn place_of(&self, pid: i32) -> String {
-        self.ok(&format!("head -n 1 /proc/{pid}/maps"))
+        self.ok(&format!("grep -m 1 /usr/bin/cohortd /proc/{pid}/maps"))
     }
 
     /// Kills cohortd so many times, with these clients: each time the workers are the same ones.
@@ -174,12 +174,20 @@ fn killed_under_load(suite: Suite) {
         host.start("sio.js", SIO);
         let mut storm = host.storm(&LOAD);
         host.is_killed(TIMES, &mut storm);
-        assert_eq!(host.show("myapp", "NRestarts"), TIMES.to_string());
+        // Where a client knocks, 257 starts it at once and does not count that.
+        if suite == Suite::Bookworm {
+            assert_eq!(host.show("myapp", "NRestarts"), TIMES.to_string());
+        }
         storm.pause(); // every session hears every worker
         let seen = storm.end();
         tell(&seen);
-        assert_eq!(failures(&seen), [&Value::Null; 0], "{}", host.journal("-n 200"));
-        assert_eq!(lost(&seen), [&Value::Null; 0], "{}", host.journal("-n 200"));
+        assert_eq!(
+            failures(&seen),
+            [&Value::Null; 0],
+            "{}",
+            host.journal("-n 300 -o short-precise")
+        );
+        assert_eq!(lost(&seen), [&Value::Null; 0], "{}", host.journal("-n 300 -o short-precise"));
         were_busy(&seen, &[("websocket", 1000), ("polling", 200), ("pausing", 100), ("new", 100)]);
         let kills = &seen["kills"];
         assert_eq!(sum(kills, |_| 1), TIMES as u64);
@@ -211,7 +219,12 @@ fn kills_cost_nothing_where_connections_are_handed_over() {
         host.is_killed(TIMES, &mut storm);
         let seen = storm.end();
         tell(&seen);
-        assert_eq!(seen["faults"], Value::Array(vec![]), "{}", host.journal("-n 200"));
+        assert_eq!(
+            seen["faults"],
+            Value::Array(vec![]),
+            "{}",
+            host.journal("-n 300 -o short-precise")
+        );
         were_busy(&seen, &[("kept", 100), ("new", 100), ("slow", 10), ("upload", 10)]);
         host.ok("systemctl stop myapp");
         host.has_left_nothing();
@@ -229,11 +242,21 @@ fn kills_cost_no_session_where_connections_are_handed_over() {
         let seen = storm.end();
         tell(&seen);
         // But an emit may be missed, as the relay is still cohortd's.
-        assert_eq!(failures(&seen), [&Value::Null; 0], "{}", host.journal("-n 200"));
+        assert_eq!(
+            failures(&seen),
+            [&Value::Null; 0],
+            "{}",
+            host.journal("-n 300 -o short-precise")
+        );
         let faults = seen["faults"].as_array().expect("a list");
         let requests: Vec<_> = faults.iter().filter(|fault| fault["kind"] != "emit").collect();
-        assert_eq!(requests, [&Value::Null; 0], "{}", host.journal("-n 200"));
-        assert_eq!(seen["ends"], Value::Array(vec![]), "{}", host.journal("-n 200"));
+        assert_eq!(requests, [&Value::Null; 0], "{}", host.journal("-n 300 -o short-precise"));
+        assert_eq!(
+            seen["ends"],
+            Value::Array(vec![]),
+            "{}",
+            host.journal("-n 300 -o short-precise")
+        );
         were_busy(&seen, &[("websocket", 500), ("polling", 200), ("pausing", 50)]);
     });
 }
@@ -255,8 +278,18 @@ fn renewed_under_load(suite: Suite) {
         storm.pause();
         let seen = storm.end();
         tell(&seen);
-        assert_eq!(seen["faults"], Value::Array(vec![]), "{}", host.journal("-n 200"));
-        assert_eq!(seen["ends"], Value::Array(vec![]), "{}", host.journal("-n 200"));
+        assert_eq!(
+            seen["faults"],
+            Value::Array(vec![]),
+            "{}",
+            host.journal("-n 300 -o short-precise")
+        );
+        assert_eq!(
+            seen["ends"],
+            Value::Array(vec![]),
+            "{}",
+            host.journal("-n 300 -o short-precise")
+        );
         were_busy(&seen, &[("websocket", 1000), ("polling", 500), ("pausing", 100), ("new", 100)]);
         assert_eq!(host.show("myapp", "NRestarts"), "0");
         host.ok("systemctl stop myapp");

@@ -23,7 +23,7 @@ const LOAD: [&str; 9] = [
     "upgraded=0",
     "pausing=20",
     "emit=1",
-    "pause=1000",
+    "pause=2000",
     "kept=4",
     "new=4",
     "upload=1",
@@ -188,7 +188,7 @@ fn killed_under_load(suite: Suite) {
             host.journal("-n 300 -o short-precise")
         );
         assert_eq!(lost(&seen), [&Value::Null; 0], "{}", host.journal("-n 300 -o short-precise"));
-        were_busy(&seen, &[("websocket", 1000), ("polling", 200), ("pausing", 100), ("new", 100)]);
+        were_busy(&seen, &[("websocket", 500), ("polling", 200), ("pausing", 100), ("new", 100)]);
         let kills = &seen["kills"];
         assert_eq!(sum(kills, |_| 1), TIMES as u64);
         let forwarded = |kill: &Value| kill["underWay"]["slow"].as_u64().unwrap_or_default();
@@ -290,7 +290,7 @@ fn renewed_under_load(suite: Suite) {
             "{}",
             host.journal("-n 300 -o short-precise")
         );
-        were_busy(&seen, &[("websocket", 1000), ("polling", 500), ("pausing", 100), ("new", 100)]);
+        were_busy(&seen, &[("websocket", 500), ("polling", 200), ("pausing", 100), ("new", 100)]);
         assert_eq!(host.show("myapp", "NRestarts"), "0");
         host.ok("systemctl stop myapp");
         host.has_left_nothing();

@@ -112,7 +112,8 @@ fn a_scale_goes_on_where_it_was() {
             // Who has nothing to finish is gone at once, others are not.
             let least = if n > old.len() { n } else { n + 1 };
             host.is_soon("scaling", || {
-                let all_there = |shown: Value| workers(&shown).len() >= least && shown["wanted"] == n;
+                let all_there =
+                    |shown: Value| workers(&shown).len() >= least && shown["wanted"] == n;
                 host.shown().is_some_and(all_there)
             });
             storm.kill(host.cohortd());

@@ -26,14 +26,15 @@ const upload = randomBytes(1 << 18);
 const md5 = createHash("md5").update(upload).digest("hex");
 const PAUSE_MS = 25;
 const PAUSING_MS = 300;
-const EMIT_MS = 200;
+const EMIT_MS = 1000;
 const HUNG_MS = 60_000; // a worker that hangs while it is drained has many graces to run out
 const LATE_MS = 2000; // in which a session whose poll was struck has ended
-const HEARD_MS = 50; // until a client has heard that its kept connections are over
+const HEARD_MS = 20;
 const SPEAKERS = 8;
 const CHUNKS = 20;
 const whole = Array.from({ length: CHUNKS }, (_, i) => `${i}\n`).join("");
 const pause = (ms = PAUSE_MS) => new Promise((r) => setTimeout(r, ms));
+const turn = () => new Promise((r) => setImmediate(r));
 
 // A process is over when none of its threads has its descriptors any more.
 function lives(pid) {
@@ -288,7 +289,8 @@ run(async () => {
         process.kill(Number(pid), "SIGKILL");
       } catch {} // it has ended by itself
       while (lives(pid));
-      fence = pause(HEARD_MS);
+      // Until its ends of the kept connections have been read, which is after the next time that anything is.
+      fence = pause(HEARD_MS).then(turn).then(turn);
       console.log(`killed ${from} ${Date.now()}`);
     },
     end: () => { stopped = true; },

@@ -23,8 +23,8 @@ test: test-setup ## Run every test, those under a real systemd included
 	cargo nextest run --locked --lib -E 'test(without_tls)'
 	cargo nextest run --locked --all-features
 
-chaos: test-setup ## Ten minutes in which all goes wrong, under load, and ten under systemd; CHAOS_SEED=N repeats it
-	CHAOS_SECONDS=$${CHAOS_SECONDS:-600} cargo test --locked --all-features --test it chaos_is_survived -- --nocapture --test-threads 1
+chaos: test-setup ## Ten minutes in which all goes wrong, under load, ten under systemd, and 200 kills of cohortd; CHAOS_SEED=N repeats it
+	CHAOS_SECONDS=$${CHAOS_SECONDS:-600} CHAOS_ROUNDS=$${CHAOS_ROUNDS:-200} cargo test --locked --all-features --test it chaos_is_survived -- --nocapture --test-threads 1
 
 fuzz: ## Fuzz what reads bytes of others, FUZZ_SECONDS=60 a target; needs cargo-fuzz and nightly Rust
 	$(PACKAGES) c++:g++

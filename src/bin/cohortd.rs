@@ -176,7 +176,10 @@ async fn run_with_control(config: Config, means: Means) -> Result<Option<Heritag
     if let (Ok(Some(_)), Some(bus)) = (&ended, bus) {
         // Nothing else may run in this process when another program takes its place.
         tokio::task::yield_now().await; // the last answers
-        drop(control);
+        if let Some(control) = control {
+            control.abort();
+            let _ = control.await; // its path is free then, and not taken from who goes on
+        }
         bus.leave();
     }
     ended

@@ -101,8 +101,8 @@ async fn cause(bus: &Connection, unit: &OwnedObjectPath) -> zbus::Result<Cause> 
     let kind: String = job.get_property("JobType").await?;
     Ok(match kind.as_str() {
         "stop" => Cause::Stop,
-        // It has failed at its start, and is tried again.
-        "start" => Cause::Crash,
-        _ => Cause::Restart,
+        "restart" => Cause::Restart,
+        // It has ended while it was started, or reloaded, and is tried again.
+        _ => Cause::Crash,
     })
 }

@@ -1,10 +1,12 @@
 //! Chaos: an app, clients of every kind that never stop, and something goes wrong every moment.
 //! Afterwards everything is as it should be, every command has been answered with the truth, and
 //! nothing has failed for a client that no worker's death excuses. Both for `cohortd run` and, in
-//! `inside`, for a service.
+//! `inside`, for a service, where cohortd itself is killed as well. That costs the requests which it
+//! was forwarding, and no other. In `rounds` it is killed every few seconds.
 //!
-//! `CHAOS_SECONDS` says for how long (40), `CHAOS_SEED` which decisions are taken. A seed replays
-//! the decisions, not the moment at which a process is hit.
+//! `CHAOS_SECONDS` says for how long (40), `CHAOS_ROUNDS` how often cohortd is killed in `rounds`,
+//! `CHAOS_SEED` which decisions are taken. A seed replays the decisions, not the moment at which a
+//! process is hit.
 
 mod answers;
 mod calm;
@@ -13,8 +15,9 @@ mod history;
 mod inside;
 mod journal;
 mod processes;
+mod rounds;
 mod service;
-mod storm;
+pub(crate) mod storm;
 mod way;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,13 +29,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::app::{NODES, Spec, cohortctl, kill};
+use crate::app::{NODES, Spec, cohortctl, kill, until};
 use crate::raw::Wire;
 use answers::{Answer, Releases, ask};
 use calm::Calm;
 use decisions::{Act, Fault, Random, Release};
 use history::{History, QUEUE};
-use storm::{Storm, vanish};
+use storm::{Death, Storm, vanish};
 use way::Way;
 
 /// Connections that a client happens to keep at the moment make a difference of so many. One a
@@ -48,6 +51,9 @@ const LONG: u64 = 300;
 
 const GOOD: Release = Release { workers: 2, fault: None };
 
+/// How long what an operator may set is to take.
+const PACE: Pace = Pace { ready: "12s", canary: "3s", drain: "2s" };
+
 #[test]
 fn chaos_is_survived() {
     Chaos::from_environment(40).survive(|spec, _| Box::new(spec.start()));
@@ -59,20 +65,34 @@ struct Chaos {
     seconds: u64,
 }
 
+/// `[ready] timeout`, `[reload] canary` and `[stop] drain`.
+struct Pace {
+    ready: &'static str,
+    canary: &'static str,
+    drain: &'static str,
+}
+
+/// What the environment says, if it says it.
+fn environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Which decisions are taken.
+fn any_seed() -> u64 {
+    environment("CHAOS_SEED").unwrap_or_else(|| now() % 1_000_000)
+}
+
 impl Chaos {
     /// It may say for how long, otherwise it is so many seconds.
     fn from_environment(seconds: u64) -> Chaos {
-        let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
-        let seconds = number("CHAOS_SECONDS").unwrap_or(seconds);
-        let seed = number("CHAOS_SEED").unwrap_or_else(|| now() % 1_000_000);
-        Chaos { seed, seconds }
+        Chaos { seed: any_seed(), seconds: environment("CHAOS_SECONDS").unwrap_or(seconds) }
     }
 
     fn survive(self, start: impl FnOnce(&Spec, u64) -> Box<dyn Way>) {
         let Chaos { seed, seconds } = self;
         eprintln!("=== CHAOS_SEED={seed} CHAOS_SECONDS={seconds}");
         let mut random = Random::new(seed);
-        let mut run = Run::start(seed, &mut random, start);
+        let mut run = Run::start(seed, &mut random, PACE, start);
         let before = run.calm();
         // A long run is looked at four times.
         let parts = if seconds >= LONG { 4 } else { 1 };
@@ -112,6 +132,8 @@ struct Run {
     asked: Vec<JoinHandle<Answer>>,
     strikes: Vec<JoinHandle<Strike>>,
     vanishing: Vec<JoinHandle<()>>,
+    /// cohortd's own.
+    deaths: Vec<Death>,
     acts: usize,
     crashes: usize,
     /// How often each command has ended with each exit code.
@@ -140,6 +162,7 @@ impl Run {
     fn start(
         seed: u64,
         random: &mut Random,
+        Pace { ready, canary, drain }: Pace,
         start: impl FnOnce(&Spec, u64) -> Box<dyn Way>,
     ) -> Run {
         let when = random.one_of(&["auto", "message", "notify", "http:/whoami"]);
@@ -149,10 +172,10 @@ impl Run {
         let balance = random.one_of(&["least-loaded", "round-robin"]);
         eprintln!("{version}, ready {when}, plain {plain}, surge {surge}, {balance}");
         let toml = format!(
-            "[ready]\nwhen = {when:?}\ntimeout = \"12s\"\n\
+            "[ready]\nwhen = {when:?}\ntimeout = {ready:?}\n\
              [health]\nhttp = \"/healthz\"\nevery = \"1500ms\"\nevent_loop = \"2s\"\n\
-             [stop]\ndrain = \"2s\"\ntimeout = \"3s\"\n\
-             [reload]\ncanary = \"3s\"\nsurge = {surge}\n\
+             [stop]\ndrain = {drain:?}\ntimeout = \"3s\"\n\
+             [reload]\ncanary = {canary:?}\nsurge = {surge}\n\
              [restart]\nbackoff = \"100ms..1s\"\n\
              [route]\nbalance = {balance:?}\nqueue = \"{QUEUE}ms\""
         );
@@ -168,7 +191,7 @@ impl Run {
         let app = start(&of_release(&spec, &toml, 0, GOOD), begun);
         Run {
             seed,
-            storm: Storm::start(&url(&*app)),
+            storm: Storm::start(&url(&*app), &["pausing=2"]),
             app,
             spec,
             toml,
@@ -178,6 +201,7 @@ impl Run {
             asked: Vec::new(),
             strikes: Vec::new(),
             vanishing: Vec::new(),
+            deaths: Vec::new(),
             acts: 0,
             crashes: 0,
             answers: BTreeMap::new(),
@@ -192,14 +216,14 @@ impl Run {
             // Now and then long enough for a reload to go well.
             let quiet = if random.below(8) == 0 { 5000 } else { 0 };
             thread::sleep(Duration::from_millis(100 + quiet + random.below(2000)));
-            let act = Act::decide(random);
-            self.acts += 1;
-            eprintln!("{:>8.3} {:>3} {act:?}", self.seconds(now()), self.acts);
+            let act = Act::decide(random, self.app.comes_back());
             self.carry_out(act);
         }
     }
 
     fn carry_out(&mut self, act: Act) {
+        self.acts += 1;
+        eprintln!("{:>8.3} {:>3} {act:?}", self.seconds(now()), self.acts);
         match act {
             Act::Kill(which) => self.signal("KILL", which),
             Act::Stop(which) => self.signal("STOP", which),
@@ -220,6 +244,18 @@ impl Run {
             }
             Act::Scale(n) => self.asked.push(ask(self.app.name(), "scale", Some(n))),
             Act::Vanish(silent) => self.vanishing.push(vanish(&url(&*self.app), silent)),
+            Act::KillCohortd(again) => self.kill_cohortd(again),
+            Act::Reexec => self.asked.push(ask(self.app.name(), "reexec", None)),
+        }
+    }
+
+    fn kill_cohortd(&mut self, again: Option<u64>) {
+        let first = self.app.next_to_die(0);
+        self.deaths.push(self.storm.kill(first));
+        if let Some(after) = again {
+            let next = self.app.next_to_die(first);
+            thread::sleep(Duration::from_millis(after));
+            self.deaths.push(self.storm.kill(next));
         }
     }
 
@@ -260,8 +296,16 @@ impl Run {
         self.releases.push(release);
     }
 
+    /// Its answer, which takes a moment when it was just killed.
     fn show(&self) -> Value {
-        let shown = self.ctl("show", &["--json"]);
+        let mut shown = None;
+        until(|| {
+            let answer = self.ctl("show", &["--json"]);
+            let is_there = answer.status.success();
+            shown = Some(answer);
+            is_there
+        });
+        let shown = shown.expect("asked once at least");
         let text = String::from_utf8_lossy(&shown.stdout);
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {shown:?}"))
     }
@@ -298,20 +342,23 @@ impl Run {
         for fault in list("faults") {
             let (kind, what) = (text(&fault, "kind"), text(&fault, "what"));
             let (from, at) = (time(&fault, "from"), time(&fault, "at"));
-            let excused = history.excuses(&kind, &what, from, at);
+            let excused = history.excuses(&kind, &what, from, at)
+                || fault["struck"] == true && is_broken(&what);
             let (deaths, from, at) =
                 (history.deaths(from, at), self.seconds(from), self.seconds(at));
             must(excused, format!("{kind}: {what} from {from:.3} to {at:.3}, {deaths} deaths"));
         }
         for end in list("ends") {
             let (from, at) = (time(&end, "from"), time(&end, "at"));
-            let excused = history.excuses_end(end["worker"].as_u64(), &text(&end, "why"), from, at);
+            let excused = end["struck"] == true
+                || history.excuses_end(end["worker"].as_u64(), &text(&end, "why"), from, at);
             must(excused, format!("at {:.3} a session ended: {end}", self.seconds(at)));
         }
         let last = calms.last().expect("there is one");
         let flat = last.descriptors <= before.descriptors + DESCRIPTORS;
         must(flat, format!("descriptors are left: {before:?}, {last:?}"));
-        let flat = last.memory <= calms[0].memory + MEMORY;
+        // A new one has yet to grow.
+        let flat = last.memory <= calms[0].memory + MEMORY || !self.deaths.is_empty();
         must(flat, format!("its memory grows: {calms:?}"));
         let crashed = history.crashed;
         must(crashed <= 2 * self.crashes, format!("{} requests, {crashed} crashes", self.crashes));
@@ -325,6 +372,7 @@ impl Run {
         let summary = json!({
             "seed": self.seed,
             "acts": self.acts,
+            "deaths of cohortd": self.deaths.len(),
             "workers": { "started": history.workers.len(), "died": history.deaths(0, now()) },
             "reloads": { "well": reloads(true), "given up": reloads(false) },
             "answers": self.answers,
@@ -348,6 +396,19 @@ fn of_release(spec: &Spec, toml: &str, number: usize, release: Release) -> Spec 
         Some(Fault::Missing) => spec.more(toml).before(&["/nonesuch"]),
         Some(fault) => spec.more(toml).env("FAULT", format!("{fault:?}").to_lowercase()),
     }
+}
+
+/// Whether a client says that a connection ended under it, and not that it has been answered.
+pub(crate) fn is_broken(what: &str) -> bool {
+    let ways = [
+        "ECONNRESET",
+        "socket hang up",
+        "cut ",
+        "xhr poll error",
+        "xhr post error",
+        "websocket error",
+    ];
+    ways.iter().any(|way| what.starts_with(way)) && !what.contains("ECONNREFUSED")
 }
 
 fn url(app: &dyn Way) -> String {

@@ -53,6 +53,9 @@ pub(crate) trait Machine {
     /// What there is of that is the error when the deadline passes.
     fn exec(&self, argv: &[&str], stdin: &[u8], deadline: Duration) -> Result<Output, Output>;
 
+    /// A command that runs inside, in the same way, for who wants to speak with it.
+    fn command(&self, argv: &[&str]) -> Command;
+
     /// Whether its journal has been shown already.
     fn told_journal(&self) -> &AtomicBool;
 

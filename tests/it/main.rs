@@ -37,6 +37,7 @@ mod service;
 mod smuggling;
 mod socketio;
 mod sticky;
+mod survive;
 mod systemd;
 mod tcp;
 #[cfg(feature = "tls")]

@@ -63,16 +63,15 @@ impl Sdbox {
         }
         Sdbox { name, up, told_journal: AtomicBool::new(false) }
     }
+}
 
-    /// A command that runs inside, as root with a clean environment.
-    pub(crate) fn command(&self, argv: &[&str]) -> Command {
+impl Machine for Sdbox {
+    fn command(&self, argv: &[&str]) -> Command {
         let mut run = Command::new(SDBOX);
         run.args(["run", &self.name]).args(argv);
         run
     }
-}
 
-impl Machine for Sdbox {
     fn exec(&self, argv: &[&str], stdin: &[u8], deadline: Duration) -> Result<Output, Output> {
         let until = Instant::now() + deadline;
         let mut run = self.command(argv);

@@ -10,13 +10,13 @@ const MIXED: &str = "mixed.js http://127.0.0.1:8080";
 
 impl Host {
     /// An app of `tests/js/apps` with these lines in its configuration, started.
-    fn start(&self, script: &str, toml: &str) {
+    pub(crate) fn start(&self, script: &str, toml: &str) {
         self.add("myapp", &format!("/srv/js/apps/{script}"), "8080");
         self.reconfigure(|text| format!("{text}\n{toml}\n"));
         self.ok("systemctl start myapp@cluster");
     }
 
-    fn reconfigure(&self, change: impl Fn(&str) -> String) {
+    pub(crate) fn reconfigure(&self, change: impl Fn(&str) -> String) {
         let file = "/etc/cohortd/myapp.toml";
         self.write(file, &change(&self.ok(&format!("cat {file}"))));
     }

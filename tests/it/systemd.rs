@@ -59,10 +59,10 @@ pub(crate) fn on_vm(suite: Suite, behaves: impl Fn(&Host)) {
     }
 }
 
-const NODE: &str = "node20";
+pub(crate) const NODE: &str = "node20";
 
 /// Where a version of Node is installed.
-fn home(version: &str) -> PathBuf {
+pub(crate) fn home(version: &str) -> PathBuf {
     node(version).ancestors().nth(2).expect("bin/node").to_owned()
 }
 

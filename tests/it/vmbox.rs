@@ -146,6 +146,10 @@ impl Machine for Vm {
         if code.is_some() { Ok(out) } else { Err(out) }
     }
 
+    fn command(&self, argv: &[&str]) -> Command {
+        panic!("{argv:?}: a VM has one channel, for one command at a time")
+    }
+
     fn told_journal(&self) -> &AtomicBool {
         &self.told_journal
     }

@@ -33,7 +33,10 @@ impl Run {
         }
         for strike in std::mem::take(&mut self.strikes) {
             let Strike { from, at, came } = strike.join().expect("cohortd accepts connections");
-            if !came.starts_with("200 ") && !self.history().excuses("strike", &came, from, at) {
+            let is_struck = self.deaths.iter().any(|death| from <= death.to && at >= death.from)
+                && !came.starts_with(|c: char| c.is_ascii_digit());
+            let is_excused = is_struck || self.history().excuses("strike", &came, from, at);
+            if !came.starts_with("200 ") && !is_excused {
                 self.wrong.push(format!("a request that befalls a worker: {came}"));
             }
         }
@@ -44,7 +47,7 @@ impl Run {
             for answer in asked {
                 let answer = answer.join().expect("it ran");
                 *self.answers.entry(answer.kind()).or_default() += 1;
-                self.wrong.extend(answer.lie(&history, &self.releases));
+                self.wrong.extend(answer.lie(&history, &self.releases, &self.deaths));
             }
         }
         self.comes_to_be("the workers that were asked for last", Run::is_settled);
@@ -59,10 +62,7 @@ impl Run {
             run.is_settled() && run.history().wanted == GOOD.workers
         });
         self.storm.pause();
-        self.comes_to_be("no other process", |run| {
-            let workers: Vec<i32> = run.workers().into_iter().map(|(_, pid)| pid).collect();
-            processes::strangers(run.app.name(), run.app.pid(), &workers).is_empty()
-        });
+        self.comes_to_be("no other process", |run| run.strangers().is_empty());
         let notify = if self.toml.contains("\"notify\"") { GOOD.workers } else { 0 };
         self.comes_to_be("no other socket", |run| run.sockets() == 1 + notify);
         if !self.comes_to_be("order", |run| run.app.disorder(&run.workers()).is_empty()) {
@@ -84,7 +84,7 @@ impl Run {
         calm
     }
 
-    fn comes_to_be(&mut self, what: &str, mut so: impl FnMut(&Run) -> bool) -> bool {
+    pub(super) fn comes_to_be(&mut self, what: &str, mut so: impl FnMut(&Run) -> bool) -> bool {
         let end = Instant::now() + CALM;
         while !so(self) {
             if Instant::now() > end {
@@ -97,14 +97,14 @@ impl Run {
         true
     }
 
-    fn workers(&self) -> Vec<Worker> {
+    pub(super) fn workers(&self) -> Vec<Worker> {
         let shown = self.show();
         let workers = shown["workers"].as_array().expect("a list");
         workers.iter().map(|worker| (id(worker), pid(worker))).collect()
     }
 
     /// The workers that there should be, all ready, all of the generation that serves.
-    fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         let (shown, history) = (self.show(), self.history());
         let workers = shown["workers"].as_array().expect("a list");
         let slots: Vec<u64> = workers.iter().filter_map(|w| w["slot"].as_u64()).collect();
@@ -118,6 +118,12 @@ impl Run {
             && shown["wanted"] == history.wanted
             && slots == (0..history.wanted as u64).collect::<Vec<_>>()
             && workers.iter().all(is_well)
+    }
+
+    /// Processes that are none of its own.
+    pub(super) fn strangers(&self) -> Vec<i32> {
+        let workers: Vec<i32> = self.workers().into_iter().map(|(_, pid)| pid).collect();
+        processes::strangers(self.app.name(), self.app.pid(), &workers)
     }
 
     /// In the app's folder below `/run`, where its user may have a file for the workers as well.

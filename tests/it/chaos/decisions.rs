@@ -81,10 +81,18 @@ pub(super) enum Act {
     Scale(usize),
     /// Clients open sessions, say nothing for so many ms, and are gone.
     Vanish(u64),
+    /// SIGKILL for cohortd itself, and for the next one so many ms after that has begun.
+    KillCohortd(Option<u64>),
+    /// `cohortctl reexec`.
+    Reexec,
 }
 
 impl Act {
-    pub(super) fn decide(random: &mut Random) -> Act {
+    /// Where cohortd `comes_back`, it is among those that are killed.
+    pub(super) fn decide(random: &mut Random, comes_back: bool) -> Act {
+        if comes_back && random.below(6) == 0 {
+            return Act::blow(random);
+        }
         match random.below(100) {
             0..20 => Act::Kill(random.below(1 << 16) as usize),
             20..30 => Act::Stop(random.below(1 << 16) as usize),
@@ -97,6 +105,36 @@ impl Act {
             84..94 => Act::Scale(workers(random)),
             _ => Act::Vanish(random.below(6000)),
         }
+    }
+
+    /// What befalls cohortd.
+    fn blow(random: &mut Random) -> Act {
+        match random.below(10) {
+            0..5 => Act::KillCohortd(None),
+            5..8 => Act::KillCohortd(Some(random.below(400))),
+            _ => Act::Reexec,
+        }
+    }
+}
+
+/// Something is under way, and so many ms later cohortd is struck in the middle of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Round {
+    pub(super) first: Act,
+    pub(super) after: u64,
+    pub(super) blow: Act,
+}
+
+impl Round {
+    pub(super) fn decide(random: &mut Random) -> Round {
+        let first = match random.below(20) {
+            0..10 => Act::Reload(release(random)),
+            10..14 => Act::Scale(workers(random)),
+            14..16 => Act::Kill(random.below(1 << 16) as usize),
+            16..17 => Act::Stop(random.below(1 << 16) as usize),
+            _ => Act::KillCohortd(None),
+        };
+        Round { first, after: random.below(1500), blow: Act::blow(random) }
     }
 }
 

@@ -24,13 +24,18 @@ pub(super) struct Life {
     pub(super) leaves: Option<u64>,
     /// When it was gone, and how.
     pub(super) end: Option<(u64, String)>,
+    /// cohortd had to.
+    killed: bool,
 }
 
 impl Life {
     /// It ended in the middle of its work, and not because it was asked to.
-    fn died(&self) -> Option<u64> {
+    fn died(&self, is_struck: bool) -> Option<u64> {
         let (at, how) = self.end.as_ref()?;
-        (self.ready.is_some() && how != "stopped: signal 15").then_some(*at)
+        // How one ends that another cohortd has started is not known.
+        let may_have_stopped = how.starts_with("stopped: unknown") && !self.killed && !is_struck;
+        let has_stopped = how == "stopped: signal 15" || may_have_stopped;
+        (self.ready.is_some() && !has_stopped).then_some(*at)
     }
 }
 
@@ -112,6 +117,12 @@ impl History {
             life.end = Some((at, format!("exited: {}", exit())));
         } else if line.contains(" stopped worker=") {
             life.end = Some((at, format!("stopped: {}", exit())));
+        } else if line.contains(" can't go on with it worker=") {
+            // It has ended while there was no cohortd.
+            let how = if life.leaves.is_some() { "stopped" } else { "exited" };
+            life.end = Some((at, format!("{how}: unknown")));
+        } else if line.contains(" did not stop in time; killed worker=") {
+            life.killed = true;
         } else if !line.contains(" draining worker=") && !line.contains(" unwell; killed") {
             return;
         }
@@ -150,7 +161,8 @@ impl History {
     /// How many workers died in the middle of their work in this time.
     pub(super) fn deaths(&self, from: u64, to: u64) -> usize {
         let within = |at: &u64| (from.saturating_sub(APART)..=to + APART).contains(at);
-        self.workers.values().filter_map(Life::died).filter(within).count()
+        let died = |(id, life): (&u64, &Life)| life.died(self.struck.contains(id));
+        self.workers.iter().filter_map(died).filter(within).count()
     }
 
     /// Whether a request may have waited in vain until this moment: nobody was ready for all that
@@ -190,7 +202,9 @@ impl History {
                 _ => false,
             },
             // Many requests, some of which can't be repeated.
-            "polling" | "websocket" | "upgraded" => what != "no answer" && deaths >= 1,
+            "polling" | "websocket" | "upgraded" | "pausing" => {
+                what != "no answer" && !what.starts_with("worker ") && deaths >= 1
+            }
             _ => false,
         }
     }
@@ -200,14 +214,18 @@ impl History {
     pub(super) fn excuses_end(&self, worker: Option<u64>, why: &str, from: u64, at: u64) -> bool {
         let proper = match why {
             "transport close" | "transport close 1012" => true,
+            // It had nothing under way, so nobody could tell it.
+            "unknown" => true,
             // So late a request that its session was long over. Any worker may say that, or die.
             "transport error (xhr post error 400)" => true,
             "transport error (xhr post error 502)" => self.deaths(at, at) > 0,
             _ => false,
         };
         let left = |life: &Life| life.leaves.is_some_and(|leaves| leaves <= at + APART);
-        match worker.and_then(|id| self.workers.get(&id)) {
-            Some(life) => left(life) && (proper || life.died().is_some()),
+        match worker.and_then(|id| Some((id, self.workers.get(&id)?))) {
+            Some((id, life)) => {
+                left(life) && (proper || life.died(self.struck.contains(&id)).is_some())
+            }
             // It ended before its client came to ask who serves it.
             None => self
                 .workers

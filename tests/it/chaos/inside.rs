@@ -4,8 +4,9 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader};
 
-use super::service::{KIND, Service};
-use super::{Chaos, log_file};
+use super::rounds::{self, FEW};
+use super::service::Service;
+use super::{Chaos, any_seed, environment, log_file};
 use crate::app::{INSIDE, js};
 use crate::machine::{Machine, Suite};
 use crate::sdbox::{self, Sdbox};
@@ -16,13 +17,16 @@ const PROGRAM: &str = "/usr/bin/it";
 /// Seconds, for an ordinary run of the tests.
 const SHORT: u64 = 20;
 
-/// The last digit of the seed chooses the systemd: 252 if it is even.
-#[test]
-fn chaos_is_survived_as_a_service() {
+/// For the names of files.
+const CHAOS: &str = "service";
+const ROUNDS: &str = "rounds";
+
+/// Runs a test of this module in a machine. The last digit of the seed chooses the systemd: 252 if
+/// it is even.
+fn inside(test: &str, kind: &str, seed: u64, more: String) {
     if !sdbox::require() {
         return;
     }
-    let Chaos { seed, seconds } = Chaos::from_environment(SHORT);
     let suite = Suite::ALL[seed as usize % Suite::ALL.len()];
     eprintln!("--- {suite:?}");
     let (js, this) = (js(), std::env::current_exe().expect("it runs"));
@@ -30,14 +34,11 @@ fn chaos_is_survived_as_a_service() {
     binds.push((&this, PROGRAM));
     let machine = Sdbox::boot(suite, &binds);
 
-    let environment = [
-        format!("{INSIDE}={JS}"),
-        format!("CHAOS_SEED={seed}"),
-        format!("CHAOS_SECONDS={seconds}"),
-    ];
+    let environment = [format!("{INSIDE}={JS}"), format!("CHAOS_SEED={seed}"), more];
     let mut line = vec!["env"];
     line.extend(environment.iter().map(String::as_str));
-    line.extend([PROGRAM, "chaos::inside::the_test_itself", "--exact", "--ignored", "--nocapture"]);
+    let test = format!("chaos::inside::{test}");
+    line.extend([PROGRAM, &test, "--exact", "--ignored", "--nocapture"]);
     let (said, says) = io::pipe().expect("a pipe");
     let mut run = machine.command(&line);
     run.stdout(says.try_clone().expect("another end")).stderr(says);
@@ -47,16 +48,37 @@ fn chaos_is_survived_as_a_service() {
         eprintln!("{line}");
     }
     let status = run_inside.wait().expect("our own child");
-    let log = log_file(seed, KIND);
+    let log = log_file(seed, kind);
     let text = machine.run(&["cat", &log.to_string_lossy()]).stdout;
     fs::write(log, text).expect("written");
     assert!(status.success(), "{suite:?}: it was not");
 }
 
 #[test]
+fn chaos_is_survived_as_a_service() {
+    let Chaos { seed, seconds } = Chaos::from_environment(SHORT);
+    inside("the_chaos_itself", CHAOS, seed, format!("CHAOS_SECONDS={seconds}"));
+}
+
+#[test]
 #[ignore = "for chaos_is_survived_as_a_service, which runs it inside a machine"]
-fn the_test_itself() {
+fn the_chaos_itself() {
     if std::env::var_os(INSIDE).is_some() {
-        Chaos::from_environment(SHORT).survive(|spec, begun| Box::new(Service::start(spec, begun)));
+        let chaos = Chaos::from_environment(SHORT);
+        chaos.survive(|spec, begun| Box::new(Service::start(CHAOS, spec, begun)));
+    }
+}
+
+#[test]
+fn chaos_is_survived_by_the_workers() {
+    let rounds = environment("CHAOS_ROUNDS").unwrap_or(FEW);
+    inside("the_rounds_themselves", ROUNDS, any_seed(), format!("CHAOS_ROUNDS={rounds}"));
+}
+
+#[test]
+#[ignore = "for chaos_is_survived_by_the_workers, which runs it inside a machine"]
+fn the_rounds_themselves() {
+    if std::env::var_os(INSIDE).is_some() {
+        rounds::survive(any_seed(), |spec, begun| Box::new(Service::start(ROUNDS, spec, begun)));
     }
 }

@@ -15,6 +15,8 @@ struct Line {
     /// In ms since 1970.
     at: u64,
     pid: i32,
+    /// cohortd's own are no stream's. All others write to their standard output or error.
+    is_entry: bool,
     priority: u8,
     text: String,
 }
@@ -29,6 +31,7 @@ fn lines(app: &str, options: &str) -> Vec<Line> {
         Line {
             at: text("__REALTIME_TIMESTAMP").parse::<u64>().expect("µs") / 1000,
             pid: text("_PID").parse().unwrap_or_default(),
+            is_entry: text("_TRANSPORT") == "journal",
             priority: text("PRIORITY").parse().unwrap_or_default(),
             text: text("MESSAGE").to_owned(),
         }
@@ -39,14 +42,13 @@ fn lines(app: &str, options: &str) -> Vec<Line> {
 /// All of it up to now, in the form of the foreground's log.
 pub(super) struct Journal {
     app: String,
-    cohortd: i32,
     begun: u64,
     read: RefCell<String>,
 }
 
 impl Journal {
-    pub(super) fn new(app: &str, cohortd: i32, begun: u64) -> Journal {
-        Journal { app: app.to_owned(), cohortd, begun, read: RefCell::default() }
+    pub(super) fn new(app: &str, begun: u64) -> Journal {
+        Journal { app: app.to_owned(), begun, read: RefCell::default() }
     }
 
     pub(super) fn log(&self) -> String {
@@ -56,7 +58,7 @@ impl Journal {
             let _ = write!(options, " SYSLOG_IDENTIFIER={}-w{slot}", self.app);
         }
         for line in lines(&self.app, &options) {
-            let Line { at, pid, priority, text } = line;
+            let Line { at, pid, is_entry, priority, text } = line;
             let level = match priority {
                 0..=3 => "ERROR",
                 4 => "WARN",
@@ -64,7 +66,7 @@ impl Journal {
                 _ => "DEBUG",
             };
             let seconds = at.saturating_sub(self.begun) as f64 / 1000.0;
-            let _ = match pid == self.cohortd {
+            let _ = match is_entry {
                 true => writeln!(log, "{seconds:.6}s {level:>5} {text}"),
                 false => writeln!(log, "{pid} | {text}"),
             };
@@ -75,13 +77,13 @@ impl Journal {
 
 /// What the last `ExecReload=` since a moment has said that ended so. systemd makes one job of all
 /// reloads that are asked for meanwhile, and whoever waits is told how the last of them ended.
-pub(super) fn reload_said(app: &str, cohortd: i32, from: u64, well: bool) -> String {
+pub(super) fn reload_said(app: &str, from: u64, well: bool) -> String {
     let mut said = lines(app, &format!("--since=@{}", from / 1000));
     // By what it says: whose line it is the journal may not know, the process is gone so soon.
     let success = format!("{app}: generation ");
     said.retain(|line| {
         let is_its = if well { line.text.starts_with(&success) } else { line.priority == 3 };
-        is_its && line.at >= from && line.pid != cohortd
+        is_its && line.at >= from && !line.is_entry
     });
     let last = said.last().map(|line| line.pid);
     let of_last = said.iter().filter(|line| Some(line.pid) == last);

@@ -11,21 +11,30 @@ use crate::app::{js, kill, node};
 use crate::reload::Load;
 
 /// `tests/js/clients/chaos.js`.
-pub(super) struct Storm {
+pub(crate) struct Storm {
     child: Child,
     commands: ChildStdin,
     lines: BufReader<ChildStdout>,
 }
 
+/// The moments between which a process was killed and was gone, in ms since 1970.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Death {
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+}
+
 impl Storm {
-    pub(super) fn start(url: &str) -> Storm {
-        let mut child = Command::new(node("node20"))
-            .arg(js().join("clients/chaos.js"))
-            .arg(url)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("node starts");
+    /// So many clients of a kind instead of as many as there are otherwise: `KIND=N`.
+    pub(super) fn start(url: &str, kinds: &[&str]) -> Storm {
+        let mut program = Command::new(node("node20"));
+        Storm::of(program.arg(js().join("clients/chaos.js")).arg(url).args(kinds))
+    }
+
+    /// Of a command that runs the program.
+    pub(crate) fn of(program: &mut Command) -> Storm {
+        let mut child =
+            program.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("node starts");
         let commands = child.stdin.take().expect("piped");
         let lines = BufReader::new(child.stdout.take().expect("piped"));
         let mut storm = Storm { child, commands, lines };
@@ -44,17 +53,27 @@ impl Storm {
     }
 
     /// Nothing is under way any more, but the sessions are there.
-    pub(super) fn pause(&mut self) {
+    pub(crate) fn pause(&mut self) {
         self.say("pause");
         assert_eq!(self.line(), "paused");
     }
 
-    pub(super) fn resume(&mut self) {
+    pub(crate) fn resume(&mut self) {
         self.say("resume");
     }
 
+    /// SIGKILL for cohortd, as the clients see it. It has gone then.
+    pub(crate) fn kill(&mut self, pid: i32) -> Death {
+        assert!(pid > 1, "{pid} is no process of ours");
+        self.say(&format!("kill {pid}"));
+        let line = self.line();
+        let mut words = line.split(' ').skip(1).map(|word| word.parse().expect("ms"));
+        let mut next = || words.next().unwrap_or_else(|| panic!("not killed: {line:?}"));
+        Death { from: next(), to: next() }
+    }
+
     /// What they have seen.
-    pub(super) fn end(&mut self) -> Value {
+    pub(crate) fn end(&mut self) -> Value {
         self.say("end");
         let line = self.line();
         serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"))

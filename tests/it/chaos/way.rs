@@ -19,6 +19,10 @@ pub(super) trait Way {
     fn file(&self) -> &Path;
     /// cohortd's own process.
     fn pid(&self) -> i32;
+    /// Whether there is another one when that is killed.
+    fn comes_back(&self) -> bool;
+    /// cohortd's process, when it is another one than that. It is going to be killed.
+    fn next_to_die(&self, last: i32) -> i32;
     /// What cohortd and the workers have written up to now, in the form of the foreground.
     fn log(&self) -> String;
     /// SIGHUP.
@@ -50,6 +54,14 @@ impl Way for App {
 
     fn pid(&self) -> i32 {
         self.pid() as i32
+    }
+
+    fn comes_back(&self) -> bool {
+        false
+    }
+
+    fn next_to_die(&self, _: i32) -> i32 {
+        panic!("its workers would go with it")
     }
 
     fn log(&self) -> String {

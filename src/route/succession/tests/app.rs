@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -17,7 +16,7 @@ use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
@@ -65,18 +64,19 @@ impl App {
         App { folder, work, _serving: AbortOnDropHandle::new(serving) }
     }
 
-    fn private(&self) -> PathBuf {
-        self.folder.path().join("worker")
-    }
-
     /// A front-end with these lines of configuration, which knows the worker unless it `is_alone`.
     pub(super) fn front(&self, place: &Place, lines: &str, is_alone: bool) -> Side {
         let side = self.side(place, lines, None);
         if !is_alone {
-            side.worker.open_private(self.private());
-            side.front.add(side.worker.clone());
+            self.join(&side);
         }
         side
+    }
+
+    /// It has a worker from now on.
+    pub(super) fn join(&self, side: &Side) {
+        side.worker.open_private(self.folder.path().join("worker"));
+        side.front.add(side.worker.clone());
     }
 
     /// One that knows no worker yet; this is its worker's IPC.
@@ -101,6 +101,8 @@ impl App {
 
     pub(super) fn open_as(&self, side: impl FnOnce(&Place) -> Side) -> (Side, SocketAddr) {
         let listener = tcp(Some([127, 0, 0, 1].into()), 0, false, 4096).expect("a listener");
+        // Its connections inherit it: the kernel takes little that their clients don't read.
+        sockopt::set_socket_send_buffer_size(&listener, 32 << 10).expect("set");
         let socket = Socket::Tcp(listener);
         let place = socket.place();
         let side = side(&place);

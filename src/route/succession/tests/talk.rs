@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::app::LIMIT;
 
@@ -15,6 +15,13 @@ impl Talk {
         let stream = TcpStream::connect(place).await.expect("connected");
         stream.set_nodelay(true).expect("no delay");
         Talk(BufReader::new(stream))
+    }
+
+    /// A client whose kernel takes little that it does not read.
+    pub(super) async fn narrow(place: SocketAddr) -> Talk {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(16 << 10).expect("set");
+        Talk(BufReader::new(socket.connect(place).await.expect("connected")))
     }
 
     pub(super) async fn send(&mut self, bytes: impl AsRef<[u8]>) {

@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
 use tempfile::TempDir;
@@ -25,7 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Config;
 use crate::listen::{Listener, Place, Socket, tcp};
-use crate::route::{Front, ListenerId, Upstream};
+use crate::route::{Front, ListenerId, Tls, Upstream};
 use crate::sync::lock;
 use crate::worker::channel::Channel;
 use crate::worker::{Worker, WorkerId};
@@ -84,7 +84,9 @@ impl App {
         let text = format!("exec = ['worker']\nlisten = ['8080']\n{lines}\n");
         let file = self.folder.path().join("app.toml");
         let config = Config::parse(&file, &text).expect("a good configuration");
-        let front = Arc::new(Front::new(&config, None, vec![place.clone()]).expect("a front-end"));
+        let tls = Tls::load(&config).expect("a certificate, if any");
+        let front = Front::new(&config, tls, vec![place.clone()]).expect("a front-end");
+        let front = Arc::new(front);
         let worker = Arc::new(Worker::new(WorkerId(1), 0, std::process::id(), None, channel));
         let worker = Arc::new(Upstream::new(worker, front.slot(0)));
         Side { front, worker }
@@ -184,19 +186,24 @@ async fn serve(listener: UnixListener, work: Arc<Work>) {
     }
 }
 
-pub(super) async fn serve_one(client: impl AsyncRead + AsyncWrite + Unpin, work: Arc<Work>) {
+pub(super) async fn serve_one(
+    client: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    work: Arc<Work>,
+) {
     let service = service_fn(|request| answer(request, work.clone()));
     let _ = hyper::server::conn::http1::Builder::new()
         .half_close(true)
         .serve_connection(TokioIo::new(client), service)
+        .with_upgrades()
         .await;
 }
 
 /// `/fill/SEED/LENGTH` is so many bytes, `/chunks/…` the same in chunks, `/hold/…` the same in two
-/// halves, the second of which is held back, and `/last/…` that with nothing behind it; `/wait` has no answer yet; a body is
+/// halves, the second of which is held back, and `/last/…` that with nothing behind it; `/wait` has no answer yet; a WebSocket
+/// is an echo; a body is
 /// answered with its [`sum`].
 async fn answer(
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     work: Arc<Work>,
 ) -> Result<Response<Parts>, Infallible> {
     let target = request.uri().path().to_owned();
@@ -207,6 +214,18 @@ async fn answer(
         work.release.notified().await;
     }
     let (sender, receiver) = mpsc::channel(1);
+    if request.headers().contains_key(header::UPGRADE) {
+        let upgraded = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let (mut from, mut to) = tokio::io::split(TokioIo::new(upgraded.await.expect("it is")));
+            let _ = tokio::io::copy(&mut from, &mut to).await;
+        });
+        let mut response = Response::new(Parts { receiver, length: Some(0) });
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        return Ok(response);
+    }
     if request.method() == Method::POST {
         let body = request.into_body().collect().await;
         let text = body.map_or("broken".to_owned(), |body| sum(&body.to_bytes()));

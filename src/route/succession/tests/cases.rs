@@ -11,6 +11,7 @@ use super::talk::{Talk, get, post};
 use crate::listen::Listener;
 use crate::route::ListenerId;
 use crate::route::given::{Origin, Speaks};
+use crate::route::websocket::CLOSE;
 use crate::sync::lock;
 use crate::worker::WorkerId;
 
@@ -364,4 +365,33 @@ async fn it_settles_when_no_request_waits_for_a_worker() {
     assert_eq!(first.worker.requests(), 0);
     first.front.go_on();
     assert_eq!(client.hear().await, filling(1, 100));
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_where_it_is_and_can_be_closed_from_the_next() {
+    const FRAME: &[u8] = b"\x81\x02hi";
+    let app = App::start();
+    let (first, place) = app.open();
+    let mut client = Talk::to(place).await;
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+    client.send(format!("GET /echo HTTP/1.1\r\nHost: app\r\n{upgrade}\r\n")).await;
+    let switched = b"HTTP/1.1 101 Switching Protocols\r\n";
+    assert_eq!(client.bytes(switched.len()).await, switched);
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n") {
+        seen.extend(client.bytes(1).await);
+    }
+    let second = app.follow(&first).await;
+    until("the next one knows of it", || second.worker.in_flight() == 1).await;
+    client.send(FRAME).await;
+    assert_eq!(client.bytes(FRAME.len()).await, FRAME);
+    let disconnected = tokio::spawn({
+        let second = second.clone();
+        async move { second.front.disconnect(&second.worker, 100).await }
+    });
+    assert_eq!(client.bytes(CLOSE.len()).await, CLOSE);
+    client.end().await;
+    tokio::time::timeout(LIMIT, disconnected).await.expect("in time").expect("disconnected");
+    passed_on(&first).await;
+    until("the next one knows that too", || second.worker.in_flight() == 0).await;
 }

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -15,9 +14,9 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
@@ -26,7 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Config;
 use crate::listen::{Listener, Place, Socket, tcp};
-use crate::route::{Front, ListenerId, Upstream};
+use crate::route::{Front, ListenerId, Tls, Upstream};
 use crate::sync::lock;
 use crate::worker::channel::Channel;
 use crate::worker::{Worker, WorkerId};
@@ -65,18 +64,19 @@ impl App {
         App { folder, work, _serving: AbortOnDropHandle::new(serving) }
     }
 
-    fn private(&self) -> PathBuf {
-        self.folder.path().join("worker")
-    }
-
     /// A front-end with these lines of configuration, which knows the worker unless it `is_alone`.
     pub(super) fn front(&self, place: &Place, lines: &str, is_alone: bool) -> Side {
         let side = self.side(place, lines, None);
         if !is_alone {
-            side.worker.open_private(self.private());
-            side.front.add(side.worker.clone());
+            self.join(&side);
         }
         side
+    }
+
+    /// It has a worker from now on.
+    pub(super) fn join(&self, side: &Side) {
+        side.worker.open_private(self.folder.path().join("worker"));
+        side.front.add(side.worker.clone());
     }
 
     /// One that knows no worker yet; this is its worker's IPC.
@@ -84,7 +84,9 @@ impl App {
         let text = format!("exec = ['worker']\nlisten = ['8080']\n{lines}\n");
         let file = self.folder.path().join("app.toml");
         let config = Config::parse(&file, &text).expect("a good configuration");
-        let front = Arc::new(Front::new(&config, None, vec![place.clone()]).expect("a front-end"));
+        let tls = Tls::load(&config).expect("a certificate, if any");
+        let front = Front::new(&config, tls, vec![place.clone()]).expect("a front-end");
+        let front = Arc::new(front);
         let worker = Arc::new(Worker::new(WorkerId(1), 0, std::process::id(), None, channel));
         let worker = Arc::new(Upstream::new(worker, front.slot(0)));
         Side { front, worker }
@@ -101,6 +103,8 @@ impl App {
 
     pub(super) fn open_as(&self, side: impl FnOnce(&Place) -> Side) -> (Side, SocketAddr) {
         let listener = tcp(Some([127, 0, 0, 1].into()), 0, false, 4096).expect("a listener");
+        // Its connections inherit it: the kernel takes little that their clients don't read.
+        sockopt::set_socket_send_buffer_size(&listener, 32 << 10).expect("set");
         let socket = Socket::Tcp(listener);
         let place = socket.place();
         let side = side(&place);
@@ -182,19 +186,24 @@ async fn serve(listener: UnixListener, work: Arc<Work>) {
     }
 }
 
-pub(super) async fn serve_one(client: impl AsyncRead + AsyncWrite + Unpin, work: Arc<Work>) {
+pub(super) async fn serve_one(
+    client: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    work: Arc<Work>,
+) {
     let service = service_fn(|request| answer(request, work.clone()));
     let _ = hyper::server::conn::http1::Builder::new()
         .half_close(true)
         .serve_connection(TokioIo::new(client), service)
+        .with_upgrades()
         .await;
 }
 
 /// `/fill/SEED/LENGTH` is so many bytes, `/chunks/…` the same in chunks, `/hold/…` the same in two
-/// halves, the second of which is held back, and `/last/…` that with nothing behind it; `/wait` has no answer yet; a body is
+/// halves, the second of which is held back, and `/last/…` that with nothing behind it; `/wait` has no answer yet; a WebSocket
+/// is an echo; a body is
 /// answered with its [`sum`].
 async fn answer(
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     work: Arc<Work>,
 ) -> Result<Response<Parts>, Infallible> {
     let target = request.uri().path().to_owned();
@@ -205,6 +214,18 @@ async fn answer(
         work.release.notified().await;
     }
     let (sender, receiver) = mpsc::channel(1);
+    if request.headers().contains_key(header::UPGRADE) {
+        let upgraded = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let (mut from, mut to) = tokio::io::split(TokioIo::new(upgraded.await.expect("it is")));
+            let _ = tokio::io::copy(&mut from, &mut to).await;
+        });
+        let mut response = Response::new(Parts { receiver, length: Some(0) });
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        return Ok(response);
+    }
     if request.method() == Method::POST {
         let body = request.into_body().collect().await;
         let text = body.map_or("broken".to_owned(), |body| sum(&body.to_bytes()));

@@ -8,8 +8,10 @@ use tokio_util::sync::CancellationToken;
 use super::super::wire::{Link, Outbox, ToPredecessor, ToSuccessor, converse};
 use super::app::{App, LIMIT, Side, filling, packets, succeed, sum, unread, until};
 use super::talk::{Talk, get, post};
+use crate::listen::Listener;
 use crate::route::ListenerId;
 use crate::route::given::{Origin, Speaks};
+use crate::route::websocket::CLOSE;
 use crate::sync::lock;
 use crate::worker::WorkerId;
 
@@ -90,6 +92,35 @@ async fn nothing_is_lost_of_what_a_slow_client_has_not_read() {
     client.send(get("/fill/2/100")).await;
     assert_eq!(client.hear().await, filling(2, 100));
     assert_eq!(second.worker.requests(), 1);
+}
+
+#[tokio::test]
+async fn nothing_is_lost_of_what_is_buffered_here() {
+    let app = App::start();
+    let (first, place) = app.open();
+    let mut clients = Vec::new();
+    // More and more, in steps that are smaller than our own buffer.
+    for n in 1..40 {
+        let mut client = Talk::narrow(place).await;
+        client.send(get(&format!("/fill/{n}/{}", n << 13))).await;
+        clients.push((n, client));
+    }
+    until("all are under way", || first.worker.requests() == clients.len() as u64).await;
+    let second = app.follow(&first).await;
+    until("a response is read from its worker, and not written to its client", || {
+        let accounted_for = second.worker.in_flight() == first.worker.in_flight();
+        accounted_for && first.front.connections() > first.worker.in_flight()
+    })
+    .await;
+    for (n, client) in &mut clients {
+        assert!(client.hear().await == filling(*n, (*n as usize) << 13), "{n}");
+    }
+    passed_on(&first).await;
+    for (n, client) in &mut clients {
+        client.send(get("/fill/0/100")).await;
+        assert_eq!(client.hear().await, filling(0, 100), "{n}");
+    }
+    assert_eq!(second.worker.requests(), clients.len() as u64);
 }
 
 #[tokio::test]
@@ -297,4 +328,70 @@ async fn what_a_worker_was_given_is_known_to_the_next() {
         panic!("{given:?}");
     };
     assert_eq!((origin.listener, origin.peer.address), (ListenerId(0), Some(place)));
+}
+
+#[tokio::test]
+async fn doors_can_open_again() {
+    let app = App::start();
+    let (first, place) = app.open();
+    let sockets = first.front.close_doors().await;
+    assert!(first.front.settled(LIMIT).await);
+    let mut client = Talk::to(place).await;
+    client.send(get("/fill/1/100")).await;
+    first.front.go_on();
+    for (id, socket) in sockets {
+        first.front.accept(id, Listener::watch(socket).expect("watched"));
+    }
+    assert_eq!(client.hear().await, filling(1, 100));
+    assert_eq!(first.front.close_doors().await.len(), 1);
+}
+
+#[tokio::test]
+async fn it_settles_when_no_request_waits_for_a_worker() {
+    let app = App::start();
+    let (first, place) = app.open_with("kind = 'socket'\n[route]\nqueue = '60s'", true);
+    let mut client = Talk::to(place).await;
+    client.send(get("/fill/1/100")).await;
+    until("it has been read", || first.front.connections() == 1 && unread(place) == 0).await;
+    first.front.close_doors().await;
+    assert!(!first.front.settled(Duration::from_millis(10)).await);
+    let settled = tokio::spawn({
+        let front = first.front.clone();
+        async move { front.settled(LIMIT).await }
+    });
+    app.join(&first);
+    // It has found its worker, and does not go there before it is known by whom.
+    assert!(settled.await.expect("it ends"));
+    assert_eq!(first.worker.requests(), 0);
+    first.front.go_on();
+    assert_eq!(client.hear().await, filling(1, 100));
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_where_it_is_and_can_be_closed_from_the_next() {
+    const FRAME: &[u8] = b"\x81\x02hi";
+    let app = App::start();
+    let (first, place) = app.open();
+    let mut client = Talk::to(place).await;
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+    client.send(format!("GET /echo HTTP/1.1\r\nHost: app\r\n{upgrade}\r\n")).await;
+    let switched = b"HTTP/1.1 101 Switching Protocols\r\n";
+    assert_eq!(client.bytes(switched.len()).await, switched);
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n") {
+        seen.extend(client.bytes(1).await);
+    }
+    let second = app.follow(&first).await;
+    until("the next one knows of it", || second.worker.in_flight() == 1).await;
+    client.send(FRAME).await;
+    assert_eq!(client.bytes(FRAME.len()).await, FRAME);
+    let disconnected = tokio::spawn({
+        let second = second.clone();
+        async move { second.front.disconnect(&second.worker, 100).await }
+    });
+    assert_eq!(client.bytes(CLOSE.len()).await, CLOSE);
+    client.end().await;
+    tokio::time::timeout(LIMIT, disconnected).await.expect("in time").expect("disconnected");
+    passed_on(&first).await;
+    until("the next one knows that too", || second.worker.in_flight() == 0).await;
 }

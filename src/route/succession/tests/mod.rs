@@ -6,3 +6,5 @@ mod cases;
 mod node;
 mod stress;
 mod talk;
+#[cfg(feature = "tls")]
+mod tls;

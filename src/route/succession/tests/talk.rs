@@ -3,17 +3,31 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::app::LIMIT;
 
-pub(super) struct Talk(BufReader<TcpStream>);
+pub(super) struct Talk<S = TcpStream>(BufReader<S>);
 
 impl Talk {
     pub(super) async fn to(place: SocketAddr) -> Talk {
         let stream = TcpStream::connect(place).await.expect("connected");
         stream.set_nodelay(true).expect("no delay");
+        Talk(BufReader::new(stream))
+    }
+
+    /// A client whose kernel takes little that it does not read.
+    pub(super) async fn narrow(place: SocketAddr) -> Talk {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(16 << 10).expect("set");
+        Talk(BufReader::new(socket.connect(place).await.expect("connected")))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Talk<S> {
+    #[cfg(feature = "tls")]
+    pub(super) fn over(stream: S) -> Talk<S> {
         Talk(BufReader::new(stream))
     }
 
@@ -80,6 +94,14 @@ impl Talk {
         assert!(read > 0 && line.ends_with("\r\n"), "it ends with {line:?}");
         line.truncate(line.len() - 2);
         line
+    }
+
+    /// So many bytes, whatever they are.
+    pub(super) async fn bytes(&mut self, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        let read = tokio::time::timeout(LIMIT, self.0.read_exact(&mut bytes)).await;
+        read.expect("in time").expect("not closed before");
+        bytes
     }
 
     /// All that comes until the connection is closed.

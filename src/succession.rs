@@ -12,7 +12,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tokio::runtime::Runtime;
 
 use crate::listen::FD_NAME;
-use crate::supervisor::{Heritage, PREDECESSOR};
+use crate::supervisor::Heritage;
+use crate::supervisor::estate::PREDECESSOR;
 use crate::{exit, program, sys};
 
 /// What is left of the other threads ends by itself within this; none may be in the middle of anything

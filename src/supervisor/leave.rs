@@ -21,9 +21,6 @@ use crate::route::Front;
 use crate::systemd::events;
 use crate::worker::channel::Channel;
 
-/// What connections of a program that is not this process's any more are called among what is left.
-pub const PREDECESSOR: &str = "predecessor-";
-
 /// How long the new program may take to say that it can go on.
 const REHEARSAL: Duration = Duration::from_secs(20);
 

@@ -26,6 +26,6 @@ pub use handle::{
     Answer, Asked, Differences, Handle, Reached, Refusal, Reloaded, Reply, Request, Restarted,
     Scale, Status, Succession, Trigger, Triggered, WorkerStatus,
 };
-pub use leave::{Heritage, PREDECESSOR};
+pub use leave::Heritage;
 pub use output::Output;
 pub use run::{Means, RunError, run};

@@ -82,11 +82,8 @@ impl Supervisor {
         }
         let worker = |id| self.processes.get(&id).map(|process| process.worker.clone());
         self.servers.resume(state.servers, &mut kept, worker);
-        let predecessors: Vec<String> = kept
-            .keys()
-            .filter(|name| name.starts_with(super::leave::PREDECESSOR))
-            .cloned()
-            .collect();
+        let predecessors: Vec<String> =
+            kept.keys().filter(|name| name.starts_with(estate::PREDECESSOR)).cloned().collect();
         self.go_on();
         for socket in predecessors.iter().filter_map(|name| kept.remove(name)) {
             if let Err(error) = self.shared.front.follow(socket) {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::estate::{self, Deposit, Estate, Kept, Listens};
+use super::estate::{self, Deposit, Estate, Kept, Listens, SERVER};
 use crate::listen::{self, Listener, Place, Socket, release};
 use crate::route::ListenerId;
 use crate::sync::lock;
@@ -33,9 +33,6 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(10);
 
 /// How long a connection that no worker takes is kept.
 const REFUSED_LIMIT: Duration = Duration::from_secs(5);
-
-/// What our own sockets are called where they are kept, with a number.
-const KEPT: &str = "server-";
 
 /// The first descriptor that systemd hands over: `listen({fd: 3})`.
 const FIRST_FD: i32 = 3;
@@ -168,11 +165,11 @@ impl Servers {
     /// Has a socket kept for a successor.
     fn keep(&mut self, socket: impl AsFd) -> Option<Deposit> {
         self.kept += 1;
-        self.keep_as(format!("{KEPT}{}", self.kept), socket)
+        self.keep_as(format!("{SERVER}{}", self.kept), socket)
     }
 
     fn keep_as(&mut self, name: String, socket: impl AsFd) -> Option<Deposit> {
-        let number = name.strip_prefix(KEPT).and_then(|number| number.parse().ok());
+        let number = name.strip_prefix(SERVER).and_then(|number| number.parse().ok());
         self.kept = self.kept.max(number.unwrap_or(0));
         let kept = self.estate.as_ref()?.keep(name, socket);
         kept.inspect_err(|error| tracing::warn!(%error, "a server would not survive us")).ok()

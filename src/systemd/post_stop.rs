@@ -19,9 +19,6 @@ const SYSTEMD: &str = "org.freedesktop.systemd1";
 /// What systemd says of a unit that it does not know.
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 
-/// From this version on systemd starts a service in a cgroup of its own (`DelegateSubgroup=`).
-const SUBGROUPS: u32 = 254;
-
 /// What ended the service's main process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cause {
@@ -43,7 +40,7 @@ pub async fn clean_up(app: &str) -> zbus::Result<()> {
     let is_final = env::var("EXIT_STATUS").is_ok_and(|status| status == exit::CONFIG.to_string());
     let asked = ask(app).await;
     let cause = match &asked {
-        Ok((cause, _)) => *cause,
+        Ok(cause) => *cause,
         Err(_) if env::var("SERVICE_RESULT").is_ok_and(|result| result == "success") => {
             Cause::Restart
         }
@@ -51,12 +48,7 @@ pub async fn clean_up(app: &str) -> zbus::Result<()> {
     };
     if let Some(service) = service {
         match cause {
-            Cause::Crash if !is_final => {
-                let has_subgroups = asked.as_ref().is_ok_and(|(_, version)| *version >= SUBGROUPS);
-                if !has_subgroups {
-                    service.make_room();
-                }
-            }
+            Cause::Crash if !is_final => service.make_room(),
             _ => service.end_all(),
         }
     }
@@ -77,14 +69,12 @@ pub async fn clean_up(app: &str) -> zbus::Result<()> {
     Ok(())
 }
 
-/// What ended the main process, and systemd's version.
-async fn ask(app: &str) -> zbus::Result<(Cause, u32)> {
+/// What ended the main process.
+async fn ask(app: &str) -> zbus::Result<Cause> {
     let bus = Connection::system().await?;
     let manager = manager(&bus, "org.freedesktop.systemd1.Manager").await?;
-    let version: String = manager.get_property("Version").await?;
-    let number: String = version.chars().take_while(char::is_ascii_digit).collect();
     let unit: OwnedObjectPath = manager.call("GetUnit", &format!("{app}.service").as_str()).await?;
-    Ok((cause(&bus, &unit).await?, number.parse().unwrap_or(0)))
+    cause(&bus, &unit).await
 }
 
 async fn manager(bus: &Connection, interface: &'static str) -> zbus::Result<zbus::Proxy<'static>> {

@@ -29,6 +29,19 @@ const STATE: &str = "state-";
 /// What the marks of channels are called there.
 const MARKS: &str = "marks";
 
+/// What a worker's descriptors are called there, with its number: its channel, its process and its
+/// `NOTIFY_SOCKET`.
+const WORKER: [&str; 3] = ["ipc-", "pid-", "notify-"];
+
+/// What sockets that were opened for workers are called there, with a number.
+pub const SERVER: &str = "server-";
+
+/// What connections of a program that is not this process's any more are called among what is left.
+pub const PREDECESSOR: &str = "predecessor-";
+
+/// How everything is called that a predecessor leaves.
+const NAMES: [&str; 6] = [STATE, WORKER[0], WORKER[1], WORKER[2], SERVER, PREDECESSOR];
+
 /// Descriptors that a predecessor has left, by name.
 pub type Kept = BTreeMap<String, OwnedFd>;
 
@@ -71,6 +84,13 @@ impl Left {
     /// # Errors
     /// There is something that can't be gone on with.
     pub fn read(mut kept: Kept) -> Result<Option<Left>, Unreadable> {
+        kept.retain(|name, _| {
+            let is_ours = name == MARKS || NAMES.iter().any(|start| name.starts_with(start));
+            if !is_ours {
+                tracing::warn!(name, "a socket was handed over that nothing here asks for; closed");
+            }
+            is_ours
+        });
         let number = |name: &String| name.strip_prefix(STATE)?.parse::<u64>().ok();
         let mut numbers: Vec<u64> = kept.keys().filter_map(number).collect();
         numbers.sort_unstable();
@@ -239,15 +259,15 @@ pub fn session(sid: &str, worker: WorkerId, silence: Option<Duration>) -> Record
 
 /// What a worker's channel is called in the store.
 pub fn channel_of(id: WorkerId) -> String {
-    format!("ipc-{id}")
+    format!("{}{id}", WORKER[0])
 }
 
 /// What a worker's process is called there.
 pub fn process_of(id: WorkerId) -> String {
-    format!("pid-{id}")
+    format!("{}{id}", WORKER[1])
 }
 
 /// What a worker's `NOTIFY_SOCKET` is called there.
 pub fn notify_of(id: WorkerId) -> String {
-    format!("notify-{id}")
+    format!("{}{id}", WORKER[2])
 }

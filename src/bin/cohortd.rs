@@ -13,6 +13,7 @@ use cohortd::supervisor::{self, Handle, Output, RunError};
 use cohortd::worker::cgroup::Delegated;
 use cohortd::worker::spawn;
 use cohortd::{exit, log, places, systemd};
+use rustix::process::{DumpableBehavior, geteuid, set_dumpable_behavior};
 
 /// A request through us takes some dozens of allocations (`docs/decisions`, 27).
 #[global_allocator]
@@ -67,6 +68,7 @@ fn run(file: &std::path::Path, output: Output) -> ExitCode {
     let service = app_name(file).filter(|_| output == Output::Inherit);
     log::start(service.as_deref());
     raise_descriptor_limit();
+    keep_to_ourselves();
     // Before any thread: it edits the environment.
     let inherited = match Inherited::take() {
         Ok(inherited) => inherited,
@@ -93,6 +95,9 @@ fn run(file: &std::path::Path, output: Output) -> ExitCode {
             "[memory] max is not in force, and recycle_at looks only every 5 s: this needs a \
              cgroup with the memory controller, delegated by systemd"
         );
+    }
+    if output == Output::Inherit && geteuid().is_root() {
+        tracing::warn!("the workers run as root: give the app a user, cohortctl add --user NAME");
     }
     match output {
         Output::Inherit => systemd::unit_file::compare_schedule(&config),
@@ -154,13 +159,21 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
+/// Nobody but root looks into this process: neither its memory, which has keys in it, nor its
+/// environment, nor its descriptors. Workers have our user, and could. It leaves no core dump either.
+fn keep_to_ourselves() {
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "workers can look into cohortd's memory");
+    }
+}
+
 fn post_stop(app: &str) -> ExitCode {
     log::start(None);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit::failed(&error),
     };
-    match runtime.block_on(systemd::post_stop::close_socket_on_stop(app)) {
+    match runtime.block_on(systemd::post_stop::clean_up_on_stop(app)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::failed(&error),
     }

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{CONFIG_FOLDER, CtlError, booted, policies, print, systemctl, units};
 use crate::config::is_app_name;
+use crate::places;
 
 /// Stop an app and remove its units and policies; its configuration stays unless --purge is said
 #[derive(Debug, clap::Args)]
@@ -51,6 +52,8 @@ impl Remove {
         if booted() {
             systemctl(&["daemon-reload"])?;
         }
+        // Of one that had failed: nothing has removed it.
+        let _ = fs::remove_dir_all(places::temporary_of(&self.app));
         if self.purge && file.exists() {
             fs::remove_file(&file).map_err(|e| CtlError::file(&file, e))?;
             removed.push(file.clone());

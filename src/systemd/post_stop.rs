@@ -1,4 +1,4 @@
-//! `ExecStopPost=`: after a real stop, close the app's socket too.
+//! `ExecStopPost=`: after a real stop, close the app's socket too, and remove its temporary files.
 //!
 //! The socket unit is not bound to the service (on systemd 257 a restart would then replace it and
 //! refuse connections), so nothing else closes it. After a crash or a restart it stays open and
@@ -6,6 +6,8 @@
 
 use zbus::Connection;
 use zbus::OwnedObjectPath;
+
+use crate::places;
 
 /// systemd's own bus name, also the prefix of its interfaces.
 const SYSTEMD: &str = "org.freedesktop.systemd1";
@@ -22,16 +24,19 @@ enum Cause {
     Other,
 }
 
-/// Stops the app's socket unit if its service was stopped.
+/// Stops the app's socket unit if its service was stopped, and removes what it had in `/tmp`: systemd
+/// keeps that, as it does not know a stop from a crash by which workers live on.
 ///
 /// # Errors
 /// The bus can't be reached, or systemd says no.
-pub async fn close_socket_on_stop(app: &str) -> zbus::Result<()> {
+pub async fn clean_up_on_stop(app: &str) -> zbus::Result<()> {
     let bus = Connection::system().await?;
     let manager = manager(&bus, "org.freedesktop.systemd1.Manager").await?;
     let service = format!("{app}.service");
     let unit: OwnedObjectPath = manager.call("GetUnit", &service.as_str()).await?;
     if cause(&bus, &unit).await? == Cause::Stop {
+        // It need not be there, and what can't be removed does no harm.
+        let _ = std::fs::remove_dir_all(places::temporary_of(app));
         let socket = format!("{app}.socket");
         // The service is still stopping: waiting for the socket's job here would be for ever.
         let stopped: zbus::Result<OwnedObjectPath> =

@@ -23,7 +23,7 @@ pub const SYSTEM: &str = "/run/cohortd";
 /// Here too, but on a disk.
 const CACHES: &str = "/var/cache/cohortd";
 
-/// What an app sees as `/tmp` and `/var/tmp`, made by its service and removed when that is stopped.
+/// What an app sees as `/tmp` and `/var/tmp`, made by its service and emptied when that is stopped.
 pub fn temporary_of(app: &str) -> PathBuf {
     Path::new(CACHES).join(app)
 }

@@ -70,8 +70,9 @@ pub(super) fn lines(config: &Config) -> Vec<String> {
     } else {
         let own = places::temporary_of(&config.app);
         let own = own.display();
-        lines.push("# the app's own, made here because systemd's ends with cohortd, even where".into());
-        lines.push("# workers live on".to_owned());
+        lines.push(
+            "# of its own, and not where systemd makes it: that ends before the workers do".into(),
+        );
         lines.push("PrivateTmp=yes".to_owned());
         lines.push(format!("CacheDirectory=cohortd/{}", config.app));
         lines.push("CacheDirectoryMode=0700".to_owned());

@@ -42,6 +42,8 @@ impl Remove {
             systemctl(&disable)?;
             // systemd would go on listing what has failed. Those that have not are no matter.
             let _ = systemctl(&[&["reset-failed"], &disable[2..]].concat());
+            // Nothing has removed those of one that had failed.
+            let _ = fs::remove_dir_all(places::temporary_of(&self.app));
         }
         let policies = if units.is_empty() { Vec::new() } else { policies::of_app(&self.app) };
         let mut removed: Vec<PathBuf> = units.into_iter().chain(policies).collect();
@@ -52,8 +54,6 @@ impl Remove {
         if booted() {
             systemctl(&["daemon-reload"])?;
         }
-        // Of one that had failed: nothing has removed it.
-        let _ = fs::remove_dir_all(places::temporary_of(&self.app));
         if self.purge && file.exists() {
             fs::remove_file(&file).map_err(|e| CtlError::file(&file, e))?;
             removed.push(file.clone());

@@ -35,7 +35,7 @@ pub async fn clean_up_on_stop(app: &str) -> zbus::Result<()> {
     let service = format!("{app}.service");
     let unit: OwnedObjectPath = manager.call("GetUnit", &service.as_str()).await?;
     if cause(&bus, &unit).await? == Cause::Stop {
-        // It need not be there, and what can't be removed does no harm.
+        // The folder itself stays: it is a mount here. Nothing that stays does harm.
         let _ = std::fs::remove_dir_all(places::temporary_of(app));
         let socket = format!("{app}.socket");
         // The service is still stopping: waiting for the socket's job here would be for ever.

@@ -173,7 +173,7 @@ fn post_stop(app: &str) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return exit::failed(&error),
     };
-    match runtime.block_on(systemd::post_stop::clean_up_on_stop(app)) {
+    match runtime.block_on(systemd::post_stop::clean_up(app)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::failed(&error),
     }

@@ -2,12 +2,13 @@
 //!
 //! The socket unit is not bound to the service (on systemd 257 a restart would then replace it and
 //! refuse connections), so nothing else closes it. After a crash or a restart it stays open and
-//! keeps the connections that arrive. Which of these it is, the unit's job tells.
+//! keeps the connections that arrive. Which of these it is, the unit's job tells. A wrong configuration
+//! closes it, too: nobody will answer, and each client would have the service tried again.
 
 use zbus::Connection;
 use zbus::OwnedObjectPath;
 
-use crate::places;
+use crate::{exit, places};
 
 /// systemd's own bus name, also the prefix of its interfaces.
 const SYSTEMD: &str = "org.freedesktop.systemd1";
@@ -20,34 +21,41 @@ const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 enum Cause {
     /// `systemctl stop`, or what depends on one.
     Stop,
+    /// The configuration is wrong. The service has failed, and is not tried again.
+    Misconfigured,
     /// A restart, or a crash that a restart follows.
     Other,
 }
 
-/// Stops the app's socket unit if its service was stopped, and removes what it had in `/tmp`: systemd
+/// Stops the app's socket unit if its service was stopped or can't be started, and removes what it had in `/tmp`: systemd
 /// keeps that, as it does not know a stop from a crash by which workers live on.
 ///
 /// # Errors
 /// The bus can't be reached, or systemd says no.
-pub async fn clean_up_on_stop(app: &str) -> zbus::Result<()> {
+pub async fn clean_up(app: &str) -> zbus::Result<()> {
     let bus = Connection::system().await?;
     let manager = manager(&bus, "org.freedesktop.systemd1.Manager").await?;
     let service = format!("{app}.service");
     let unit: OwnedObjectPath = manager.call("GetUnit", &service.as_str()).await?;
-    if cause(&bus, &unit).await? == Cause::Stop {
-        // The folder itself stays: it is a mount here. Nothing that stays does harm.
-        let _ = std::fs::remove_dir_all(places::temporary_of(app));
-        let socket = format!("{app}.socket");
-        // The service is still stopping: waiting for the socket's job here would be for ever.
-        let stopped: zbus::Result<OwnedObjectPath> =
-            manager.call("StopUnit", &(socket.as_str(), "replace")).await;
-        match stopped {
-            // A job has none.
-            Err(zbus::Error::MethodError(name, ..)) if name == NO_SUCH_UNIT => {}
-            other => drop(other?),
+    let mode = match cause(&bus, &unit).await? {
+        Cause::Stop => {
+            // The folder itself stays: it is a mount here. Nothing that stays does harm.
+            let _ = std::fs::remove_dir_all(places::temporary_of(app));
+            "replace"
         }
+        // With the socket systemd would stop what needs it: the start that has just failed.
+        Cause::Misconfigured => "ignore-dependencies",
+        Cause::Other => return Ok(()),
+    };
+    let socket = format!("{app}.socket");
+    // The service is still stopping: waiting for the socket's job here would be for ever.
+    let stopped: zbus::Result<OwnedObjectPath> =
+        manager.call("StopUnit", &(socket.as_str(), mode)).await;
+    match stopped {
+        // A job has none.
+        Err(zbus::Error::MethodError(name, ..)) if name == NO_SUCH_UNIT => Ok(()),
+        other => other.map(drop),
     }
-    Ok(())
 }
 
 async fn manager(bus: &Connection, interface: &'static str) -> zbus::Result<zbus::Proxy<'static>> {
@@ -57,10 +65,15 @@ async fn manager(bus: &Connection, interface: &'static str) -> zbus::Result<zbus
 async fn cause(bus: &Connection, unit: &OwnedObjectPath) -> zbus::Result<Cause> {
     let unit = zbus::Proxy::new(bus, SYSTEMD, unit, "org.freedesktop.systemd1.Unit").await?;
     let (id, job): (u32, OwnedObjectPath) = unit.get_property("Job").await?;
-    if id == 0 {
-        return Ok(Cause::Other);
+    if id != 0 {
+        let job = zbus::Proxy::new(bus, SYSTEMD, job, "org.freedesktop.systemd1.Job").await?;
+        let kind: String = job.get_property("JobType").await?;
+        if kind == "stop" {
+            return Ok(Cause::Stop);
+        }
     }
-    let job = zbus::Proxy::new(bus, SYSTEMD, job, "org.freedesktop.systemd1.Job").await?;
-    let kind: String = job.get_property("JobType").await?;
-    Ok(if kind == "stop" { Cause::Stop } else { Cause::Other })
+    // systemd.exec(5) has the variable.
+    let status = std::env::var("EXIT_STATUS").unwrap_or_default();
+    let is_wrong = status.parse() == Ok(exit::CONFIG);
+    Ok(if is_wrong { Cause::Misconfigured } else { Cause::Other })
 }

@@ -14,6 +14,7 @@ use cohortd::supervisor::{self, Handle, Heritage, Means, Output, RunError};
 use cohortd::worker::cgroup::Delegated;
 use cohortd::worker::spawn;
 use cohortd::{exit, log, places, succession, systemd};
+use rustix::process::{DumpableBehavior, geteuid, set_dumpable_behavior};
 use tokio_util::task::AbortOnDropHandle;
 
 /// A request through us takes some dozens of allocations (`docs/decisions`, 27).
@@ -72,6 +73,7 @@ fn run(file: &Path, output: Output, rehearse: bool) -> ExitCode {
     let service = app_name(file).filter(|_| output == Output::Inherit && !rehearse);
     log::start(service.as_deref());
     raise_descriptor_limit();
+    keep_to_ourselves();
     // Before any thread: it edits the environment.
     let mut inherited = match Inherited::take() {
         Ok(inherited) => inherited,
@@ -115,6 +117,9 @@ fn run(file: &Path, output: Output, rehearse: bool) -> ExitCode {
             "[memory] max is not in force, and recycle_at looks only every 5 s: this needs a \
              cgroup with the memory controller, delegated by systemd"
         );
+    }
+    if output == Output::Inherit && geteuid().is_root() {
+        tracing::warn!("the workers run as root: give the app a user, cohortctl add --user NAME");
     }
     match output {
         Output::Inherit => systemd::unit_file::compare_schedule(&config),
@@ -191,6 +196,14 @@ fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+/// Nobody but root looks into this process: neither its memory, which has keys in it, nor its
+/// environment, nor its descriptors. Workers have our user, and could. It leaves no core dump either.
+fn keep_to_ourselves() {
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "workers can look into cohortd's memory");
+    }
 }
 
 fn post_stop(app: &str) -> ExitCode {

@@ -5,6 +5,7 @@ pub mod check;
 pub mod completions;
 pub mod diff;
 pub mod doctor;
+mod hardening;
 pub mod import;
 pub mod list;
 pub mod logs;

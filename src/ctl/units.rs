@@ -3,6 +3,7 @@
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
+use super::hardening;
 use crate::config::{Config, Kind, Listen, Pem};
 use crate::systemd::unit_file::{self, FOLDER};
 
@@ -86,6 +87,8 @@ pub(super) fn render(config: &Config, user: &str, programs: &Path) -> Vec<Unit> 
         ("@SCHEDULE@", schedule.unwrap_or_default().to_owned()),
         ("@LISTEN@", listen(&config.listen)),
         ("@CREDENTIALS@", credentials.join("\n")),
+        ("@FILES@", hardening::lines(config).join("\n")),
+        ("@CGROUP@", hardening::cgroup("system.slice", &config.app)),
         ("@WORKERS@", workers),
         ("@STOP_SECONDS@", stop.to_string()),
     ];

@@ -33,6 +33,7 @@ mod properties;
 mod raw;
 mod reload;
 mod sdbox;
+mod security;
 mod service;
 mod smuggling;
 mod socketio;

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use cohortd::config::{Config, Memory, app_name};
 use cohortd::control::Control;
 use cohortd::listen::{self, Inherited, Socket};
@@ -12,7 +12,7 @@ use cohortd::route::Tls;
 use cohortd::supervisor::{self, Handle, Output, RunError};
 use cohortd::worker::cgroup::Delegated;
 use cohortd::worker::spawn;
-use cohortd::{exit, log, places, systemd};
+use cohortd::{exit, log, man, places, systemd};
 
 /// A request through us takes some dozens of allocations (`docs/decisions`, 27).
 #[global_allocator]
@@ -51,6 +51,9 @@ enum Command {
         /// The app's name
         app: String,
     },
+    /// Print the man page
+    #[command(hide = true)]
+    Man,
 }
 
 fn main() -> ExitCode {
@@ -60,6 +63,10 @@ fn main() -> ExitCode {
         Command::Serve { file } => run(&file, Output::Inherit),
         Command::Exec { command } => exit::failed(&spawn::exec(&command)),
         Command::PostStop { app } => post_stop(&app),
+        Command::Man => match man::print(Arguments::command(), "8") {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => exit::failed(&error),
+        },
     }
 }
 

@@ -10,6 +10,7 @@ pub mod list;
 pub mod logs;
 mod policies;
 mod print;
+pub mod refresh;
 pub mod remove;
 pub mod running;
 mod save;

@@ -62,7 +62,7 @@ fn repacked(kind: &str, version: &str, says: &str) -> PathBuf {
 }
 
 fn stdout(command: &mut Command) -> String {
-    let out = command.output().expect("it starts");
+    let out = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8_lossy(&out.stdout).trim_end().to_owned()
 }
@@ -141,6 +141,7 @@ fn a_package_has_its_whole_life() {
         host.write("/srv/myapp/app.js", WEB);
         host.add("myapp", "app.js", "8080");
         host.add("edited", "app.js", "8081");
+        host.add("moved", "app.js", "8082");
         host.ok("systemctl enable --now myapp.socket myapp@cluster");
         assert_eq!(host.get("http://127.0.0.1:8080"), "hello");
         let socket = || host.show("myapp.socket", "InvocationID");
@@ -154,13 +155,19 @@ fn a_package_has_its_whole_life() {
         host.write(SERVICE, &older);
         let of_edited = SERVICE.replace("myapp", "edited");
         host.write(&of_edited, &older.replace("older", "administrator"));
+        // What is to be another port is not yet.
+        host.ok("sed -i s/8082/8083/ /etc/cohortd/moved.toml");
         let example = host.ok(&format!("cat {EXAMPLE}")) + "# edited\n";
         host.write(EXAMPLE, &example);
 
         let said = host.install(&newer("0.1.1"));
-        assert!(
-            said.contains(&format!("edited: units and policies stay as they are: {of_edited}"))
-        );
+        let stays =
+            format!("edited: units and policies stay as they are: {of_edited} has been edited");
+        assert!(said.contains(&stays), "{said}");
+        let changed =
+            "moved: units and policies stay as they are: /etc/cohortd/moved.toml has changed";
+        assert!(said.contains(changed), "{said}");
+        assert!(host.ok("cat /etc/systemd/system/moved.socket").contains("ListenStream=8082"));
         assert!(said.contains("myapp: units and policies are written anew"), "{said}");
         assert_eq!(host.ok(&format!("cat {SERVICE}")) + "\n", service);
         assert!(host.ok(&format!("cat {of_edited}")).contains("administrator"));
@@ -245,7 +252,8 @@ fn the_package_is_clean_and_complete() {
         "/usr/share/doc/cohortd/units/app.service.in",
         "/usr/share/doc/cohortd/docs/quick-start.md",
     ] {
-        assert!(files.contains(&format!(".{file}\n")), "{file} is not in\n{files}");
+        let is_it = |line: &str| line.ends_with(&format!(" .{file}"));
+        assert!(files.lines().any(is_it), "{file} is not in\n{files}");
     }
     let read = |file: &str| {
         let cat = if file.ends_with(".gz") { "| gzip -dc" } else { "" };

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use cohortd::config::{Config, Memory, app_name};
 use cohortd::control::Control;
 use cohortd::listen::{self, Inherited};
@@ -13,7 +13,7 @@ use cohortd::supervisor::estate::{Estate, Left};
 use cohortd::supervisor::{self, Handle, Heritage, Means, Output, RunError};
 use cohortd::worker::cgroup::Delegated;
 use cohortd::worker::spawn;
-use cohortd::{exit, log, places, succession, systemd};
+use cohortd::{exit, log, man, places, succession, systemd};
 use rustix::process::{DumpableBehavior, geteuid, set_dumpable_behavior};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -57,6 +57,9 @@ enum Command {
         /// The app's name
         app: String,
     },
+    /// Print the man page
+    #[command(hide = true)]
+    Man,
 }
 
 fn main() -> ExitCode {
@@ -66,6 +69,10 @@ fn main() -> ExitCode {
         Command::Serve { file, rehearse } => run(&file, Output::Inherit, rehearse),
         Command::Exec { command } => exit::failed(&spawn::exec(&command)),
         Command::PostStop { app } => post_stop(&app),
+        Command::Man => match man::print(Arguments::command(), "8") {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => exit::failed(&error),
+        },
     }
 }
 

@@ -230,7 +230,7 @@ pub(super) fn programs() -> Result<PathBuf, CtlError> {
 }
 
 /// All of the text or none of it.
-fn write(path: &Path, text: &str) -> Result<(), CtlError> {
+pub(super) fn write(path: &Path, text: &str) -> Result<(), CtlError> {
     let error = |e| CtlError::file(path, e);
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(error)?;

@@ -12,6 +12,7 @@ pub mod logs;
 mod policies;
 mod print;
 pub mod reexec;
+pub mod refresh;
 pub mod remove;
 pub mod running;
 mod save;

@@ -1,4 +1,5 @@
-//! What the documentation says to type does what it says: each `sh` block is run as it stands.
+//! What the documentation says to type does what it says: each `sh` block is run as it stands. The quick
+//! start is run with the package installed (`package.rs`).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -29,14 +30,6 @@ fn with_node(suite: Suite, behaves: impl Fn(&Host)) {
     on(suite, |host| {
         host.ok("ln -s /opt/node/bin/node /usr/local/bin/node");
         behaves(host);
-    });
-}
-
-#[test]
-fn the_quick_start_works() {
-    with_node(Suite::Bookworm, |host| {
-        run_all(host, "quick-start.md");
-        assert_eq!(host.run("curl -s http://127.0.0.1:8080").code, 7, "nothing is left of it");
     });
 }
 

@@ -28,6 +28,7 @@ mod machine;
 mod manners;
 mod memory;
 mod metrics;
+mod package;
 mod peer;
 mod properties;
 mod raw;

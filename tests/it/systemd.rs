@@ -47,6 +47,16 @@ pub(crate) fn on(suite: Suite, behaves: impl Fn(&Host)) {
     }
 }
 
+/// [`on`] without cohortd installed. This folder is at `/debs`.
+pub(crate) fn on_bare(suite: Suite, debs: &Path, behaves: impl Fn(&Host)) {
+    if sdbox::require() {
+        eprintln!("--- {suite:?}");
+        let (node, js) = (home(NODE), js());
+        let binds: [(&Path, &str); 3] = [(&js, JS), (&node, "/opt/node"), (debs, "/debs")];
+        behaves(&Host { machine: Box::new(Sdbox::boot(suite, &binds)) });
+    }
+}
+
 /// [`on`] in a virtual machine: with every cgroup controller, but slow to boot.
 pub(crate) fn on_vm(suite: Suite, behaves: impl Fn(&Host)) {
     if vmbox::require() {

@@ -27,8 +27,8 @@ enum Cause {
     Other,
 }
 
-/// Stops the app's socket unit if its service was stopped or can't be started, and removes what it had in `/tmp`: systemd
-/// keeps that, as it does not know a stop from a crash by which workers live on.
+/// Stops the app's socket unit if its service was stopped, or can't be started. What a stopped one
+/// had in `/tmp` is removed: systemd does not know a stop from a crash, and would keep it.
 ///
 /// # Errors
 /// The bus can't be reached, or systemd says no.

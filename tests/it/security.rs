@@ -125,10 +125,10 @@ fn units_are_rated_1_6_at_most() {
             host.ok(&line);
         };
         add("myapp", "--directory /srv/myapp --user myapp --listen 8080");
-        add("memory", "--directory /srv/myapp --user myapp --listen 8081 --kind socket");
+        add("served", "--directory /srv/myapp --user myapp --listen 8081 --kind socket");
         add("homely", "--directory /home/deploy/app --listen 8082");
         add("work", "--directory /srv/myapp --user myapp --kind job");
-        for app in ["myapp", "memory", "homely", "work"] {
+        for app in ["myapp", "served", "homely", "work"] {
             let rated = |at_most: u32| {
                 let limit = format!("--threshold={at_most}");
                 host.run(&format!("systemd-analyze security --no-pager {limit} {app}.service"))
@@ -139,6 +139,12 @@ fn units_are_rated_1_6_at_most() {
             let verified = host.run(&format!("systemd-analyze verify {app}.service"));
             assert!(!verified.stderr.contains("Failed to parse"), "{app}: {verified}");
         }
+        // Its cgroup has another name than its unit.
+        let job = ["cohortctl", "add", "memory", "--exec", "sleep 1000", "--kind", "job"];
+        host.machine.ok(&[&job[..], &["--directory", "/srv/myapp", "--user", "myapp"]].concat());
+        host.ok("systemctl start memory@cluster");
+        let log = host.ok("journalctl --no-pager -u memory");
+        assert!(log.contains("ready worker=1") && !log.contains("can't be used"), "{log}");
     });
 }
 

@@ -175,7 +175,7 @@ fn apps_have_what_they_need() {
 fn an_app_writes_to_folders_of_its_own_only() {
     on_each(|host| {
         host.ok("install -d -o myapp /srv/another /var/lib/another");
-        host.obey("");
+        host.obey("[reload]\ncanary = \"100ms\"");
         let put = |path: &str| host.tell(&format!("attempt(() => fs.writeFileSync({path:?}, ''))"));
         for path in ["here", "/srv/myapp/here", "/tmp/here", "/dev/shm/here"] {
             assert_eq!(put(path), json!(null), "{path}");
@@ -207,6 +207,16 @@ fn an_app_writes_to_folders_of_its_own_only() {
                     .on('listening', () => done('open')).listen({ port: 80, exclusive: true }))";
         assert_eq!(host.tell(port), "EACCES");
 
+        // A folder that has taken the place of its own is another one.
+        host.ok("cp -a /srv/myapp /srv/new");
+        host.ok("mv /srv/myapp /srv/old");
+        host.ok("mv /srv/new /srv/myapp");
+        host.ok("systemctl reload myapp");
+        assert_eq!(put("/srv/myapp/x"), "EROFS");
+        host.logs("", "workers can't write to their directory");
+        host.ok("systemctl restart myapp");
+        assert_eq!(put("/srv/myapp/x"), json!(null));
+
         // What a release leads to, the next one too, and what lies beside.
         host.ok("systemctl stop myapp");
         host.ok("install -d -o myapp /srv/shop /srv/shop/releases/1 /srv/shop/releases/2 /srv/shop/shared");
@@ -218,7 +228,7 @@ fn an_app_writes_to_folders_of_its_own_only() {
         }
         host.ok("ln -s releases/1 /srv/shop/current");
         let text = host.ok(&format!("cat {FILE}")).replace("/srv/myapp", "/srv/shop/current");
-        host.write(FILE, &format!("{text}\n[reload]\ncanary = \"100ms\"\n"));
+        host.write(FILE, &text);
         assert!(host.ok("cohortctl add myapp --user myapp").ends_with("It can write to /srv/shop"));
         host.ok("systemctl start myapp.socket myapp");
         host.ok("ln -sfn releases/2 /srv/shop/current");

@@ -33,8 +33,8 @@ pub fn enter_domain(command: &mut Command, domain: RulesetCreated) {
         Some(Err(_)) => Err(io::ErrorKind::PermissionDenied.into()),
         _ => Ok(()),
     };
-    // SAFETY: between fork and exec only landlock_restrict_self(2) and close(2) are called, which are
-    // async-signal-safe; nothing is allocated or locked.
+    // SAFETY: between fork and exec only system calls are made (prctl(2), those of Landlock, close(2));
+    // nothing is allocated or locked.
     unsafe { command.pre_exec(enter) };
 }
 

@@ -61,6 +61,7 @@ impl Check<'_> {
         self.fits(&raw, kind)?;
         let exec = self.exec(&raw.exec)?;
         let listen = self.listen(&raw.listen, kind)?;
+        let env = self.env(&raw)?;
         Ok(Config {
             app,
             kind,
@@ -91,7 +92,8 @@ impl Check<'_> {
                 .unwrap_or(false),
             stderr: self.word(&raw.log.stderr, &PRIORITIES)?.unwrap_or(Priority::Err),
             env_files: self.env_files(&raw.env_file)?,
-            env: self.env(&raw)?,
+            env: env.clone(),
+            own_env: env,
             env_per_worker: self.env_per_worker(&raw.env_per_worker)?,
             keys: differ::keys(self.source),
             text: self.source.to_owned(),

@@ -92,6 +92,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// `[env]` and the chosen profile's over it.
     pub env: BTreeMap<String, String>,
+    /// Of [`Config::env`] what the configuration itself says, and no other file.
+    pub own_env: BTreeMap<String, String>,
     /// `[env_per_worker]`: what differs by slot, over all others.
     pub env_per_worker: BTreeMap<String, Template>,
     /// What the file says, by key, for comparing.

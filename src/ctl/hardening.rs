@@ -41,6 +41,7 @@ pub(super) fn writable(config: &Config) -> BTreeSet<PathBuf> {
         folders.extend(socket.parent().map(Path::to_owned));
     }
     let all = folders.clone();
+    folders.retain(|folder| can_be_said(folder));
     folders.retain(|folder| !folder.ancestors().skip(1).any(|above| all.contains(above)));
     folders
 }
@@ -88,9 +89,10 @@ pub(super) fn cgroup(slice: &str, app: &str) -> String {
     format!("-/sys/fs/cgroup/{slice}/{before}{app}.service")
 }
 
-/// Every path in a configuration, also within words and variables (`PATH`).
+/// Every path in a configuration, also within words and variables (`PATH`). What `env_file` says does
+/// not count: the app may be able to write it.
 fn named(config: &Config) -> Vec<PathBuf> {
-    let words = config.exec.iter().chain(config.env.values());
+    let words = config.exec.iter().chain(config.own_env.values());
     let words = words.flat_map(|text| text.split([':', '=', ',', ' '])).map(PathBuf::from);
     let directory = std::path::absolute(&config.directory).ok();
     let real = fs::canonicalize(&config.directory).ok();
@@ -103,7 +105,12 @@ fn named(config: &Config) -> Vec<PathBuf> {
         _ => None,
     };
     let all = words.chain(directory).chain(real).chain(files).chain(pems).chain(metrics);
-    all.filter(|path| path.is_absolute()).collect()
+    all.filter(|path| path.is_absolute() && can_be_said(path)).collect()
+}
+
+/// Whether a path can stand in a unit: a line's end would begin another setting.
+fn can_be_said(path: &Path) -> bool {
+    !path.to_string_lossy().contains(char::is_control)
 }
 
 /// The home that a path is in.
@@ -157,6 +164,7 @@ mod tests {
             ("env.NODE_OPTIONS = \"--require=/home/ann/x.js\"", &["BindReadOnlyPaths /home/ann"]),
             ("env_file = \"/home/ann/.env\"", &["BindReadOnlyPaths /home/ann"]),
             ("directory = \"/homes/ann\"", &[]),
+            ("env.A = \"/home/a\\nUser\"", &[]),
         ] {
             assert_eq!(homes(toml), want, "{toml}");
             let hidden = lines(&config(toml)).contains(&"ProtectHome=yes".to_owned());

@@ -125,10 +125,10 @@ fn units_are_rated_1_6_at_most() {
             host.ok(&line);
         };
         add("myapp", "--directory /srv/myapp --user myapp --listen 8080");
-        add("memory", "--directory /srv/myapp --user myapp --listen 8081 --kind socket");
+        add("served", "--directory /srv/myapp --user myapp --listen 8081 --kind socket");
         add("homely", "--directory /home/deploy/app --listen 8082");
         add("work", "--directory /srv/myapp --user myapp --kind job");
-        for app in ["myapp", "memory", "homely", "work"] {
+        for app in ["myapp", "served", "homely", "work"] {
             let rated = |at_most: u32| {
                 let limit = format!("--threshold={at_most}");
                 host.run(&format!("systemd-analyze security --no-pager {limit} {app}.service"))
@@ -139,6 +139,12 @@ fn units_are_rated_1_6_at_most() {
             let verified = host.run(&format!("systemd-analyze verify {app}.service"));
             assert!(!verified.stderr.contains("Failed to parse"), "{app}: {verified}");
         }
+        // Its cgroup has another name than its unit.
+        let job = ["cohortctl", "add", "memory", "--exec", "sleep 1000", "--kind", "job"];
+        host.machine.ok(&[&job[..], &["--directory", "/srv/myapp", "--user", "myapp"]].concat());
+        host.ok("systemctl start memory@cluster");
+        let log = host.ok("journalctl --no-pager -u memory");
+        assert!(log.contains("ready worker=1") && !log.contains("can't be used"), "{log}");
     });
 }
 
@@ -169,7 +175,7 @@ fn apps_have_what_they_need() {
 fn an_app_writes_to_folders_of_its_own_only() {
     on_each(|host| {
         host.ok("install -d -o myapp /srv/another /var/lib/another");
-        host.obey("");
+        host.obey("[reload]\ncanary = \"100ms\"");
         let put = |path: &str| host.tell(&format!("attempt(() => fs.writeFileSync({path:?}, ''))"));
         for path in ["here", "/srv/myapp/here", "/tmp/here", "/dev/shm/here"] {
             assert_eq!(put(path), json!(null), "{path}");
@@ -201,6 +207,16 @@ fn an_app_writes_to_folders_of_its_own_only() {
                     .on('listening', () => done('open')).listen({ port: 80, exclusive: true }))";
         assert_eq!(host.tell(port), "EACCES");
 
+        // A folder that has taken the place of its own is another one.
+        host.ok("cp -a /srv/myapp /srv/new");
+        host.ok("mv /srv/myapp /srv/old");
+        host.ok("mv /srv/new /srv/myapp");
+        host.ok("systemctl reload myapp");
+        assert_eq!(put("/srv/myapp/x"), "EROFS");
+        host.logs("", "workers can't write to their directory");
+        host.ok("systemctl restart myapp");
+        assert_eq!(put("/srv/myapp/x"), json!(null));
+
         // What a release leads to, the next one too, and what lies beside.
         host.ok("systemctl stop myapp");
         host.ok("install -d -o myapp /srv/shop /srv/shop/releases/1 /srv/shop/releases/2 /srv/shop/shared");
@@ -212,7 +228,7 @@ fn an_app_writes_to_folders_of_its_own_only() {
         }
         host.ok("ln -s releases/1 /srv/shop/current");
         let text = host.ok(&format!("cat {FILE}")).replace("/srv/myapp", "/srv/shop/current");
-        host.write(FILE, &format!("{text}\n[reload]\ncanary = \"100ms\"\n"));
+        host.write(FILE, &text);
         assert!(host.ok("cohortctl add myapp --user myapp").ends_with("It can write to /srv/shop"));
         host.ok("systemctl start myapp.socket myapp");
         host.ok("ln -sfn releases/2 /srv/shop/current");

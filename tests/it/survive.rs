@@ -231,36 +231,6 @@ fn kills_cost_nothing_where_connections_are_handed_over() {
     });
 }
 
-/// Nor does any session by polling end, each of whose requests is handed over.
-#[test]
-fn kills_cost_no_session_where_connections_are_handed_over() {
-    on_each(|host| {
-        host.start("sio.js", &format!("[route]\ndeliver = \"handoff\"\n{SIO}"));
-        let mut storm = host.storm(&LOAD);
-        host.is_killed(TIMES / 2, &mut storm);
-        storm.pause();
-        let seen = storm.end();
-        tell(&seen);
-        // But an emit may be missed, as the relay is still cohortd's.
-        assert_eq!(
-            failures(&seen),
-            [&Value::Null; 0],
-            "{}",
-            host.journal("-n 300 -o short-precise")
-        );
-        let faults = seen["faults"].as_array().expect("a list");
-        let requests: Vec<_> = faults.iter().filter(|fault| fault["kind"] != "emit").collect();
-        assert_eq!(requests, [&Value::Null; 0], "{}", host.journal("-n 300 -o short-precise"));
-        assert_eq!(
-            seen["ends"],
-            Value::Array(vec![]),
-            "{}",
-            host.journal("-n 300 -o short-precise")
-        );
-        were_busy(&seen, &[("websocket", 500), ("polling", 200), ("pausing", 50)]);
-    });
-}
-
 /// It runs a new program as the same process. No connection ends, no request fails, no emit is lost.
 fn renewed_under_load(suite: Suite) {
     on(suite, |host| {

@@ -2,10 +2,11 @@
 
 CHAT = examples/chat
 PACKAGES = tests/rig/packages
+DEB_TOOLS = cc:gcc dh:debhelper dpkg-buildpackage:dpkg-dev pandoc:pandoc
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo build install test chaos fuzz bench profile test-setup ci fmt lint doc deny clean
+.PHONY: help demo build deb deb-check test chaos fuzz bench profile test-setup ci fmt lint doc deny clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -18,6 +19,14 @@ demo: ## Serve the example chat with two workers on http://localhost:8080; Ctrl-
 
 build: ## Build the two programs
 	cargo build --release --locked
+
+deb: ## Build the Debian package, reproducibly and without network: target/debian/cohortd_*.deb
+	$(PACKAGES) $(DEB_TOOLS)
+	packaging/build-deb.sh
+
+deb-check: deb ## Is the package clean (lintian), the same when built elsewhere, gone when purged (piuparts)?
+	$(PACKAGES) lintian:lintian piuparts:piuparts mmdebstrap:mmdebstrap
+	packaging/check-deb.sh "$$(packaging/build-deb.sh)"
 
 test: test-setup ## Run every test, those under a real systemd included
 	cargo nextest run --locked --lib -E 'test(without_tls)'
@@ -39,7 +48,7 @@ fuzz: ## Fuzz what reads bytes of others, FUZZ_SECONDS=60 a target; needs cargo-
 test-setup: ## Install what the tests need: Debian, npm and pip packages, cargo-nextest
 	$(PACKAGES) cc:gcc node:nodejs npm:npm mmdebstrap:mmdebstrap mke2fs:e2fsprogs chromium:chromium \
 		openssl:openssl ip:iproute2 setpriv:util-linux flock:util-linux script:bsdutils python3:python3 haproxy:haproxy \
-		nginx:nginx
+		nginx:nginx lintian:lintian $(DEB_TOOLS)
 	npm ci --prefix tests/js --no-fund --no-audit
 	python3 -c 'import ensurepip' 2>/dev/null || $(PACKAGES) ensurepip:python3-venv
 	python3 -m venv tests/py/.venv

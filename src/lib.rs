@@ -22,6 +22,7 @@
 //! | [`sys`] | all that is `unsafe` |
 //! | [`control`] | the socket by which a running app is spoken to |
 //! | [`ctl`] | `cohortctl`, one file a command |
+//! | [`man`] | the man pages of both programs |
 //!
 //! What decides is pure (`config::Template`, `route::{affinity, head, table, websocket}`, `worker::wire`,
 //! `supervisor::fleet`, `relay::{fanout, envelope}`): no clock, no runtime, no system call; a test sees to it. The
@@ -35,6 +36,7 @@ pub mod ctl;
 pub mod exit;
 pub mod listen;
 pub mod log;
+pub mod man;
 pub mod metrics;
 pub mod places;
 pub mod program;

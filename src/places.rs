@@ -14,8 +14,19 @@ use rustix::process::geteuid;
 /// By which systemd says where a service's runtime folders are.
 const RUNTIME_DIRECTORY: &str = "RUNTIME_DIRECTORY";
 
+/// By which systemd says where a service's caches are.
+const CACHE_DIRECTORY: &str = "CACHE_DIRECTORY";
+
 /// What is below it is of one app each.
-const SYSTEM: &str = "/run/cohortd";
+pub const SYSTEM: &str = "/run/cohortd";
+
+/// Here too, but on a disk.
+const CACHES: &str = "/var/cache/cohortd";
+
+/// What an app sees as `/tmp` and `/var/tmp`, made by its service and emptied when that is stopped.
+pub fn temporary_of(app: &str) -> PathBuf {
+    Path::new(CACHES).join(app)
+}
 
 /// An app's folder as the app itself sees it, made if need be; only its user may look into it.
 ///
@@ -31,19 +42,32 @@ pub fn folder(app: &str) -> io::Result<PathBuf> {
     Ok(folder)
 }
 
-/// The service's other runtime folders (`RuntimeDirectory=` of a drop-in), as systemd says them.
-pub fn others() -> Option<OsString> {
-    let (_, others) = of_service();
-    env::join_paths(others).ok().filter(|folders| !folders.is_empty())
+/// The service's other folders (`RuntimeDirectory=` or `CacheDirectory=` of a drop-in), each kind by
+/// the variable in which systemd says them.
+pub fn others() -> impl Iterator<Item = (&'static str, OsString)> {
+    let (_, runtime) = of_service();
+    let caches = folders(CACHE_DIRECTORY).filter(|folder| !folder.starts_with(CACHES)).collect();
+    let all: [(_, Vec<PathBuf>); 2] = [(RUNTIME_DIRECTORY, runtime), (CACHE_DIRECTORY, caches)];
+    let all = all.into_iter().filter(|(_, folders)| !folders.is_empty());
+    all.filter_map(|(variable, folders)| Some((variable, env::join_paths(folders).ok()?)))
+}
+
+/// Whether a variable says where folders are, some of which may be ours alone.
+pub fn says_folders(variable: &str) -> bool {
+    [RUNTIME_DIRECTORY, CACHE_DIRECTORY].contains(&variable)
 }
 
 /// The service's runtime folders: ours, and the others. systemd says them in any order.
 fn of_service() -> (Option<PathBuf>, Vec<PathBuf>) {
-    let folders = env::var_os(RUNTIME_DIRECTORY).unwrap_or_default();
-    let mut all: Vec<PathBuf> =
-        env::split_paths(&folders).filter(|folder| folder.is_absolute()).collect();
+    let mut all: Vec<PathBuf> = folders(RUNTIME_DIRECTORY).collect();
     let ours = all.iter().position(|folder| folder.starts_with(SYSTEM)).unwrap_or(0);
     ((ours < all.len()).then(|| all.remove(ours)), all)
+}
+
+fn folders(variable: &str) -> impl Iterator<Item = PathBuf> {
+    let folders: Vec<PathBuf> =
+        env::split_paths(&env::var_os(variable).unwrap_or_default()).collect();
+    folders.into_iter().filter(|folder| folder.is_absolute())
 }
 
 /// Removes an app's folder in the end, if nothing is in it. What systemd has made it removes itself.

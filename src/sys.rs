@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::AtomicU8;
 
+use landlock::RulesetCreated;
 use rustix::ioctl::{Getter, Opcode, ioctl};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -21,6 +22,19 @@ pub fn enter_cgroup(command: &mut Command, procs: OwnedFd) {
     };
     // SAFETY: between fork and exec only write(2) is called, which is async-signal-safe; nothing
     // is allocated or locked.
+    unsafe { command.pre_exec(enter) };
+}
+
+/// The command's process enters a Landlock domain of its own before its program runs, with everything
+/// that it ever starts.
+pub fn enter_domain(command: &mut Command, domain: RulesetCreated) {
+    let mut domain = Some(domain);
+    let enter = move || match domain.take().map(RulesetCreated::restrict_self) {
+        Some(Err(_)) => Err(io::ErrorKind::PermissionDenied.into()),
+        _ => Ok(()),
+    };
+    // SAFETY: between fork and exec only landlock_restrict_self(2) and close(2) are called, which are
+    // async-signal-safe; nothing is allocated or locked.
     unsafe { command.pre_exec(enter) };
 }
 

@@ -14,16 +14,17 @@ use cohortd::ctl::import::Import;
 use cohortd::ctl::list::List;
 use cohortd::ctl::logs::Logs;
 use cohortd::ctl::reexec::Reexec;
+use cohortd::ctl::refresh::Refresh;
 use cohortd::ctl::remove::Remove;
 use cohortd::ctl::running::{Reload, ScaleTo};
 use cohortd::ctl::show::Show;
 use cohortd::ctl::top::Top;
 use cohortd::ctl::workers::{Restart, SendMessage, SendSignal, TriggerAction};
-use cohortd::exit;
+use cohortd::{exit, man};
 
 /// Adds apps to systemd, and speaks to those that run. Without a command it lists them.
 #[derive(Parser)]
-#[command(version, propagate_version = true)]
+#[command(name = "cohortctl", version, propagate_version = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -50,6 +51,10 @@ enum Command {
     Logs(Logs),
     Doctor(Doctor),
     Completions(Completions),
+    Refresh(Refresh),
+    /// Print the man page
+    #[command(hide = true)]
+    Man,
 }
 
 fn main() -> ExitCode {
@@ -73,6 +78,9 @@ fn main() -> ExitCode {
         Some(Command::Logs(logs)) => logs.run(),
         Some(Command::Doctor(doctor)) => doctor.run(),
         Some(Command::Completions(completions)) => completions.run(Arguments::command()),
+        Some(Command::Refresh(refresh)) => refresh.run(),
+        Some(Command::Man) => man::print(Arguments::command(), "1")
+            .map_err(|error| CtlError::Refused(error.to_string())),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

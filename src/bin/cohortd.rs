@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use cohortd::config::{Config, Memory, app_name};
 use cohortd::control::Control;
 use cohortd::listen::{self, Inherited};
@@ -13,7 +13,8 @@ use cohortd::supervisor::estate::{Estate, Left};
 use cohortd::supervisor::{self, Handle, Heritage, Means, Output, RunError};
 use cohortd::worker::cgroup::Delegated;
 use cohortd::worker::spawn;
-use cohortd::{exit, log, places, succession, systemd};
+use cohortd::{exit, log, man, places, succession, systemd};
+use rustix::process::{DumpableBehavior, geteuid, set_dumpable_behavior};
 use tokio_util::task::AbortOnDropHandle;
 
 /// A request through us takes some dozens of allocations (`docs/decisions`, 27).
@@ -56,6 +57,9 @@ enum Command {
         /// The app's name
         app: String,
     },
+    /// Print the man page
+    #[command(hide = true)]
+    Man,
 }
 
 fn main() -> ExitCode {
@@ -65,6 +69,10 @@ fn main() -> ExitCode {
         Command::Serve { file, rehearse } => run(&file, Output::Inherit, rehearse),
         Command::Exec { command } => exit::failed(&spawn::exec(&command)),
         Command::PostStop { app } => post_stop(&app),
+        Command::Man => match man::print(Arguments::command(), "8") {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => exit::failed(&error),
+        },
     }
 }
 
@@ -72,6 +80,7 @@ fn run(file: &Path, output: Output, rehearse: bool) -> ExitCode {
     let service = app_name(file).filter(|_| output == Output::Inherit && !rehearse);
     log::start(service.as_deref());
     raise_descriptor_limit();
+    keep_to_ourselves();
     // Before any thread: it edits the environment.
     let mut inherited = match Inherited::take() {
         Ok(inherited) => inherited,
@@ -115,6 +124,9 @@ fn run(file: &Path, output: Output, rehearse: bool) -> ExitCode {
             "[memory] max is not in force, and recycle_at looks only every 5 s: this needs a \
              cgroup with the memory controller, delegated by systemd"
         );
+    }
+    if output == Output::Inherit && geteuid().is_root() {
+        tracing::warn!("the workers run as root: give the app a user, cohortctl add --user NAME");
     }
     match output {
         Output::Inherit => systemd::unit_file::compare_schedule(&config),
@@ -191,6 +203,14 @@ fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+/// Nobody but root looks into this process: neither its memory, which has keys in it, nor its
+/// environment, nor its descriptors. Workers have our user, and could. It leaves no core dump either.
+fn keep_to_ourselves() {
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "workers can look into cohortd's memory");
+    }
 }
 
 fn post_stop(app: &str) -> ExitCode {

@@ -47,7 +47,8 @@ impl Config {
             running: self.keys.get(key).cloned(),
             configured: new.keys.get(key).cloned(),
             takes: match key.as_str() {
-                "kind" | "listen" => Takes::Restart,
+                // What the unit lets it write to is another folder then, too.
+                "kind" | "listen" | "directory" => Takes::Restart,
                 "route.deliver" if shares(self) != shares(new) => Takes::Restart,
                 "use_profile" | "reload.schedule" => Takes::Add,
                 _ => Takes::Reload,

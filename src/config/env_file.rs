@@ -24,13 +24,18 @@ pub struct EnvFile {
 }
 
 impl EnvFile {
+    /// Where it is, in an app with this directory.
+    pub fn path(&self, directory: &Path) -> PathBuf {
+        directory.join(self.path.as_ref())
+    }
+
     /// Reads its variables. `bad` makes an error of the place where the configuration names it.
     pub(super) fn load(
         &self,
         directory: &Path,
         bad: impl Fn(Range<usize>, String) -> ConfigError,
     ) -> Result<BTreeMap<String, String>, ConfigError> {
-        let path = directory.join(self.path.as_ref());
+        let path = self.path(directory);
         match fs::read_to_string(&path) {
             Ok(text) => parse(&text).map_err(|Mistake { line, column, message }| {
                 ConfigError::of_secret(&path, line, column, message)

@@ -8,7 +8,9 @@ use std::process::Command;
 
 use serde_json::json;
 
-use super::{CONFIG_FOLDER, CtlError, booted, policies, print, schedule, systemctl, units};
+use super::{
+    CONFIG_FOLDER, CtlError, booted, hardening, policies, print, schedule, systemctl, units,
+};
 use crate::config::{APP_NAME, Config, Kind, is_app_name};
 use crate::route::Tls;
 
@@ -61,7 +63,7 @@ impl Add {
         schedule::check(&config)?;
         Tls::check(&config)?;
         let user = match &self.user {
-            Some(user) => user.clone(),
+            Some(user) => not_root(user)?.to_owned(),
             None => owner(&config)?,
         };
         let units = units::render(&config, &user, &programs()?);
@@ -108,6 +110,7 @@ impl Add {
             let written: Vec<_> = units.iter().chain(&policies).map(|unit| &unit.path).collect();
             print::json(&json!({
                 "app": config.app, "file": file, "user": user, "written": written, "start": start,
+                "writable": hardening::writable(&config),
             }));
             return Ok(());
         }
@@ -117,6 +120,9 @@ impl Add {
             app = config.app,
             file = file.display(),
         );
+        for folder in hardening::writable(&config) {
+            println!("It can write to {}", folder.display());
+        }
         if let Some(schedule) = config.reload.schedule() {
             println!("While it runs, {timer} reloads it: {schedule}");
         }
@@ -179,20 +185,35 @@ fn owner(config: &Config) -> Result<String, CtlError> {
         fs::metadata(&config.directory).map_err(|e| CtlError::file(&config.directory, e))?;
     if metadata.uid() == 0 {
         return Err(CtlError::Refused(format!(
-            "{} belongs to root, and an app should not run as root: say --user NAME",
+            "{} belongs to root, and an app can't run as root: say --user NAME",
             config.directory.display()
         )));
     }
     let number = metadata.uid().to_string();
     // systemd takes the number as well.
-    Ok(name_of(&number).unwrap_or(number))
+    Ok(passwd(&number).into_iter().next().unwrap_or(number))
 }
 
-/// The name of a user's number, wherever this machine has its users from.
-fn name_of(number: &str) -> Option<String> {
-    let output = Command::new("getent").args(["passwd", number]).output().ok()?;
-    let entry = String::from_utf8(output.stdout).ok()?;
-    Some(entry.split_once(':')?.0.to_owned())
+/// The user, who is not root by whatever name.
+fn not_root(user: &str) -> Result<&str, CtlError> {
+    let is_root = user.parse() == Ok(0) || passwd(user).get(2).is_some_and(|uid| uid == "0");
+    if is_root {
+        return Err(CtlError::Refused(format!(
+            "an app can't run as {user}, which is root: name a user that has only what the app needs; \
+             ports below 1024 are no reason, for systemd opens them"
+        )));
+    }
+    Ok(user)
+}
+
+/// A user's entry in passwd(5), by name or number, wherever this machine has its users from; empty if
+/// there is none.
+fn passwd(user: &str) -> Vec<String> {
+    let output = Command::new("getent").args(["passwd", "--", user]).output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let line = text.unwrap_or_default();
+    let entry = line.lines().next().unwrap_or_default();
+    entry.split(':').filter(|_| !entry.is_empty()).map(str::to_owned).collect()
 }
 
 /// The folder of `cohortd`, which is also ours.
@@ -209,7 +230,7 @@ pub(super) fn programs() -> Result<PathBuf, CtlError> {
 }
 
 /// All of the text or none of it.
-fn write(path: &Path, text: &str) -> Result<(), CtlError> {
+pub(super) fn write(path: &Path, text: &str) -> Result<(), CtlError> {
     let error = |e| CtlError::file(path, e);
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(error)?;

@@ -171,10 +171,7 @@ fn app(config: &Config, findings: &mut Findings) {
         Ok(()) => findings.ok(format!("{} is right", config.file.display())),
         Err(error) => findings.error(error.to_string(), "correct the file"),
     }
-    let unit = unit_file::read(&service_file(&config.app));
-    let user = unit.as_deref().and_then(|text| {
-        text.lines().find_map(|line| line.strip_prefix("User=")).map(str::to_owned)
-    });
+    let user = units::installed(&config.app).map(|service| service.user);
     directory(config, user.as_deref(), findings);
     program(config, findings);
     packages(config, findings);
@@ -182,16 +179,12 @@ fn app(config: &Config, findings: &mut Findings) {
         match &user {
             Some(user) => installed(config, user, findings),
             None => findings.error(
-                format!("there is no {}", service_file(&config.app).display()),
+                format!("there is no {}", units::service_file(&config.app).display()),
                 format!("cohortctl add {}", config.app),
             ),
         }
     }
     running(config, findings);
-}
-
-fn service_file(app: &str) -> PathBuf {
-    Path::new(unit_file::FOLDER).join(format!("{app}.service"))
 }
 
 fn directory(config: &Config, user: Option<&str>, findings: &mut Findings) {

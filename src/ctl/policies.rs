@@ -31,8 +31,8 @@ pub(super) fn render(app: &str, user: &str) -> Vec<Unit> {
     let bus = fill(include_str!("../../packaging/dbus/org.cohortd.App.conf.in"));
     let polkit = fill(include_str!("../../packaging/polkit/org.cohortd.App.policy.in"));
     let folder = POLKIT_FOLDERS.iter().find(|folder| access(**folder, Access::WRITE_OK).is_ok());
-    let polkit = folder.map(|folder| Unit { path: polkit_file(folder, app), text: polkit });
-    std::iter::once(Unit { path: bus_file(app), text: bus }).chain(polkit).collect()
+    let polkit = folder.map(|folder| Unit::new(polkit_file(folder, app), &polkit));
+    std::iter::once(Unit::new(bus_file(app), &bus)).chain(polkit).collect()
 }
 
 /// The policy files that an app has.

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{CONFIG_FOLDER, CtlError, booted, policies, print, systemctl, units};
 use crate::config::is_app_name;
+use crate::places;
 
 /// Stop an app and remove its units and policies; its configuration stays unless --purge is said
 #[derive(Debug, clap::Args)]
@@ -41,6 +42,8 @@ impl Remove {
             systemctl(&disable)?;
             // systemd would go on listing what has failed. Those that have not are no matter.
             let _ = systemctl(&[&["reset-failed"], &disable[2..]].concat());
+            // Nothing has removed those of one that had failed.
+            let _ = fs::remove_dir_all(places::temporary_of(&self.app));
         }
         let policies = if units.is_empty() { Vec::new() } else { policies::of_app(&self.app) };
         let mut removed: Vec<PathBuf> = units.into_iter().chain(policies).collect();

@@ -3,6 +3,7 @@
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
+use super::hardening;
 use crate::config::{Config, Kind, Listen, Pem};
 use crate::systemd::unit_file::{self, FOLDER};
 
@@ -25,6 +26,11 @@ pub(super) struct Unit {
 }
 
 impl Unit {
+    /// A file of this text and the line that shows whether it has been edited.
+    pub(super) fn new(path: PathBuf, text: &str) -> Unit {
+        Unit { path, text: unit_file::sealed(text) }
+    }
+
     /// The file of somebody else that this unit would overwrite or take the place of.
     pub(super) fn foreign(&self) -> Option<PathBuf> {
         let name = self.path.file_name()?;
@@ -86,6 +92,8 @@ pub(super) fn render(config: &Config, user: &str, programs: &Path) -> Vec<Unit> 
         ("@SCHEDULE@", schedule.unwrap_or_default().to_owned()),
         ("@LISTEN@", listen(&config.listen)),
         ("@CREDENTIALS@", credentials.join("\n")),
+        ("@FILES@", hardening::lines(config).join("\n")),
+        ("@CGROUP@", hardening::cgroup("system.slice", &config.app)),
         ("@WORKERS@", workers),
         ("@STOP_SECONDS@", stop.to_string()),
     ];
@@ -96,10 +104,8 @@ pub(super) fn render(config: &Config, user: &str, programs: &Path) -> Vec<Unit> 
             text.replace(&name, value)
         })
     };
-    let unit = |(template, name): (&str, String)| Unit {
-        path: Path::new(FOLDER).join(name),
-        text: fill(template),
-    };
+    let unit =
+        |(template, name): (&str, String)| Unit::new(Path::new(FOLDER).join(name), &fill(template));
     templates.into_iter().map(unit).collect()
 }
 
@@ -131,7 +137,7 @@ fn listen(entries: &[Listen]) -> String {
 }
 
 /// A path as a word of a unit file: `%` and spaces mean something there.
-fn escaped(path: &Path) -> String {
+pub(super) fn escaped(path: &Path) -> String {
     path.to_string_lossy().replace('%', "%%").replace(' ', "\\x20")
 }
 
@@ -148,4 +154,24 @@ pub(super) fn of_app(app: &str) -> Vec<PathBuf> {
     };
     let Ok(entries) = std::fs::read_dir(FOLDER) else { return Vec::new() };
     entries.flatten().map(|entry| entry.path()).filter(ours).collect()
+}
+
+/// An app's service, as it is installed.
+#[derive(Debug)]
+pub(super) struct Installed {
+    pub(super) user: String,
+    /// How it is started: the program, `serve`, the configuration.
+    pub(super) exec: String,
+}
+
+/// The service of an app, if it is one of ours.
+pub(super) fn installed(app: &str) -> Option<Installed> {
+    let text = unit_file::read(&service_file(app))?;
+    let value = |key| text.lines().find_map(|line| line.strip_prefix(key)).map(str::to_owned);
+    Some(Installed { user: value("User=")?, exec: value("ExecStart=")? })
+}
+
+/// Where an app's service is.
+pub(super) fn service_file(app: &str) -> PathBuf {
+    Path::new(FOLDER).join(format!("{app}.service"))
 }

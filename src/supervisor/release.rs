@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
+
 use super::Output;
 use super::fleet::Policy;
 use crate::config::{Config, Kind, ReadyWhen};
@@ -26,6 +29,14 @@ impl Release {
             tracing::info!(
                 "workers see 127.0.0.1 as the address of clients whose requests are proxied: see \
                  [route] preserve_client_ip"
+            );
+        }
+        if access(&config.directory, Access::WRITE_OK) == Err(Errno::ROFS) {
+            tracing::info!(
+                directory = %config.directory.display(),
+                "workers can't write to their directory; if they are to, run `cohortctl add {app}` and \
+                 `systemctl restart {app}`",
+                app = config.app,
             );
         }
         let plan = plan(&config, output);
@@ -63,9 +74,9 @@ fn is_ours_alone(name: &str) -> bool {
                 | "SYSTEMD_EXEC_PID"
                 | "MANAGERPID"
                 | "MANAGERPIDFDID"
-                | "RUNTIME_DIRECTORY"
                 | log::LEVELS
         )
+        || places::says_folders(name)
 }
 
 /// How workers are started. They see our own environment but for what is ours alone, then `PORT` (the
@@ -78,13 +89,11 @@ fn plan(config: &Config, output: Output) -> Plan {
     };
     let mut env: BTreeMap<OsString, OsString> =
         std::env::vars_os().filter(|(name, _)| !is_ours_alone(&name.to_string_lossy())).collect();
-    let mut keep = |name: &str, value: Option<OsString>| {
-        env.extend(value.map(|value| (name.into(), value)));
-    };
-    keep("RUNTIME_DIRECTORY", places::others());
+    env.extend(places::others().map(|(name, folders)| (name.into(), folders)));
     // Where a worker's own can't be opened, it has ours.
     if matches!(output, spawn::Output::Journal(_)) {
-        keep("JOURNAL_STREAM", std::env::var_os("JOURNAL_STREAM"));
+        let ours = std::env::var_os("JOURNAL_STREAM");
+        env.extend(ours.map(|stream| ("JOURNAL_STREAM".into(), stream)));
     }
     let is_node = config.kind == Kind::Node;
     // Only Node asks us for the port, which is taken.

@@ -1,4 +1,5 @@
-//! The files that `cohortctl add` writes: where units are, and how all are known.
+//! The files that `cohortctl add` writes: where units are, how all are known, and whether somebody has
+//! edited one since.
 
 use std::path::Path;
 
@@ -17,6 +18,32 @@ pub fn read(path: &Path) -> Option<String> {
     std::fs::read_to_string(path).ok().filter(ours)
 }
 
+/// How the last line of every file of ours begins and ends. Between them is the checksum of what stands
+/// above.
+const SEALS: [(&str, &str); 2] = [
+    ("# An upgrade writes this anew while its checksum is ", ""),
+    ("<!-- An upgrade writes this anew while its checksum is ", " -->"),
+];
+
+/// A text of ours with its last line.
+pub fn sealed(text: &str) -> String {
+    let (begin, end) = SEALS[usize::from(text.starts_with('<'))];
+    format!("{text}{begin}{:016x}{end}\n", checksum(text))
+}
+
+/// Whether a text is as some version has written it: nobody has edited it.
+pub fn is_sealed(text: &str) -> bool {
+    let body = text.trim_end_matches('\n').rfind('\n').map(|end| &text[..=end]);
+    body.is_some_and(|body| sealed(body) == text)
+}
+
+/// FNV-1a, 64 bits: the same in every version.
+fn checksum(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
 /// Warns when the app's timer does not do what `[reload] schedule` says: only `cohortctl add`
 /// writes it.
 pub fn compare_schedule(config: &Config) {
@@ -31,5 +58,30 @@ pub fn compare_schedule(config: &Config) {
             "[reload] schedule is not what the timer does: run `cohortctl add {}`",
             config.app
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edit_is_seen() {
+        for text in ["# Written by cohortctl add x\n[Unit]\n", "<!-- Written -->\n<a/>\n"] {
+            let whole = sealed(text);
+            assert!(whole.starts_with(text) && is_sealed(&whole), "{whole}");
+            for edited in [
+                text.to_owned(),
+                whole.replace('\n', "\n\n"),
+                whole.replacen('W', "w", 1),
+                format!("{whole}[Service]\n"),
+                whole.trim_end().to_owned(),
+            ] {
+                assert!(!is_sealed(&edited), "{edited}");
+            }
+        }
+        assert!(!is_sealed("") && !is_sealed("\n"));
+        // What is in files must be what later versions find.
+        assert_eq!(checksum("foobar"), 0x85944171f73967e8);
     }
 }

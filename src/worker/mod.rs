@@ -3,6 +3,7 @@
 mod actions;
 pub mod cgroup;
 pub mod channel;
+mod domain;
 pub mod held;
 mod hook;
 mod id;

@@ -16,6 +16,7 @@ use command_fds::{CommandFdExt, FdMapping};
 
 use super::WorkerId;
 use super::cgroup::{self, Cgroup, Delegated, Limits};
+use super::domain;
 use super::hook;
 use super::notify::NotifySocket;
 use super::wire::Framing;
@@ -235,6 +236,11 @@ pub fn spawn(
         })
         .transpose()
         .map_err(SpawnError::Cgroup)?;
+    match domain::new() {
+        Ok(Some(domain)) => sys::enter_domain(&mut command, domain),
+        Ok(None) => {}
+        Err(error) => tracing::warn!(worker = id.0, %error, "not kept from other workers"),
+    }
     let child = command.spawn().map_err(|source| SpawnError::Exec {
         program: program.clone(),
         path: env.get(OsStr::new("PATH")).cloned().unwrap_or_default(),

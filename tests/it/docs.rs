@@ -1,5 +1,7 @@
-//! What the documentation says to type does what it says: each `sh` block is run as it stands.
+//! What the documentation says to type does what it says: each `sh` block is run as it stands. The quick
+//! start is run with the package installed (`package.rs`).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -32,14 +34,6 @@ fn with_node(suite: Suite, behaves: impl Fn(&Host)) {
 }
 
 #[test]
-fn the_quick_start_works() {
-    with_node(Suite::Bookworm, |host| {
-        run_all(host, "quick-start.md");
-        assert_eq!(host.run("curl -s http://127.0.0.1:8080").code, 7, "nothing is left of it");
-    });
-}
-
-#[test]
 fn the_operations_work() {
     with_node(Suite::Bookworm, |host| {
         host.write(
@@ -51,6 +45,38 @@ fn the_operations_work() {
         run_all(host, "operations.md");
         assert_eq!(host.get("http://127.0.0.1:8081"), "hello");
     });
+}
+
+#[test]
+fn the_examples_of_security_work() {
+    with_node(Suite::Bookworm, |host| {
+        let app = "require('node:http').createServer((_, res) => res.end('hello')).listen(8080)";
+        host.write("/srv/myapp/app.js", app);
+        host.add("myapp", "app.js", "8080");
+        host.ok("systemctl start myapp@cluster");
+        run_all(host, "security.md");
+        assert_eq!(host.get("http://127.0.0.1:8080"), "hello");
+    });
+}
+
+/// Each test that the page names is there, and each of those that are made for it is named.
+#[test]
+fn each_claim_of_security_has_its_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/security.md")).expect("a page");
+    let named: BTreeSet<(&str, &str)> =
+        page.split(['`', ' ', '\n']).filter_map(|word| word.split_once("::")).collect();
+    let tests = |file: &str| -> BTreeSet<String> {
+        let text = fs::read_to_string(root.join(format!("tests/it/{file}.rs"))).expect("a file");
+        let after = text.split("#[test]\nfn ").skip(1);
+        after.filter_map(|rest| Some(rest.split_once('(')?.0.to_owned())).collect()
+    };
+    for (file, test) in &named {
+        assert!(tests(file).contains(*test), "there is no {file}::{test}");
+    }
+    for test in tests("security") {
+        assert!(named.contains(&("security", test.as_str())), "security::{test} is not named");
+    }
 }
 
 /// systemd 257 has `varlinkctl`.

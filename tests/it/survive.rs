@@ -13,6 +13,7 @@ use crate::app::until;
 use crate::chaos::is_broken;
 use crate::chaos::storm::Storm;
 use crate::machine::Suite;
+use crate::package::{deb, newer, on_each_bare};
 use crate::systemd::{Host, on, on_each};
 
 /// 200 WebSockets, 100 sessions by polling, and requests of every kind, all the time. Sessions with
@@ -275,4 +276,30 @@ fn a_new_program_in_its_place_is_noticed_by_nobody_on_252() {
 #[test]
 fn a_new_program_in_its_place_is_noticed_by_nobody_on_257() {
     renewed_under_load(Suite::Trixie);
+}
+
+/// A newer package and then the older one, again and again: the app goes on as each.
+#[test]
+fn packages_of_other_versions_are_noticed_by_nobody() {
+    on_each_bare(|host| {
+        host.install(&deb());
+        host.start("sio.js", SIO);
+        let fleet = host.settles(2);
+        let cohortd = host.cohortd();
+        let mut storm = host.storm(&LOAD);
+        for n in 0..TIMES {
+            host.install(&if n % 2 == 0 { newer("0.1.1") } else { deb() });
+            assert_eq!(host.settles(2), fleet, "the same workers");
+            assert_eq!(host.cohortd(), cohortd);
+        }
+        storm.pause();
+        let seen = storm.end();
+        tell(&seen);
+        let journal = || host.journal("-n 300 -o short-precise");
+        assert_eq!(seen["faults"], Value::Array(vec![]), "{}", journal());
+        assert_eq!(seen["ends"], Value::Array(vec![]), "{}", journal());
+        were_busy(&seen, &[("websocket", 500), ("polling", 200), ("pausing", 100), ("new", 100)]);
+        host.ok("systemctl stop myapp");
+        host.has_left_nothing();
+    });
 }

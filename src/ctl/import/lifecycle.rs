@@ -6,6 +6,7 @@ use super::app::App;
 use super::cron;
 use super::values::{duration, is_on, milliseconds, size, text};
 use crate::config::Kind;
+use crate::ctl::hardening;
 
 /// PM2's own defaults: said or not, they are not carried over.
 const KILL_TIMEOUT: u64 = 1600;
@@ -261,6 +262,9 @@ pub(super) fn unit(app: &mut App, name: &str) -> Option<String> {
                 let slice = space.replace(|c: char| !is_its(c), "_");
                 app.unit(&given, &format!("Slice={slice}.slice: systemctl stop {slice}.slice"));
                 app.drop_in.push(("Service", format!("Slice={slice}.slice")));
+                // It is cohortd's to divide, there too.
+                let cgroup = hardening::cgroup(&format!("{slice}.slice"), name);
+                app.drop_in.push(("Service", format!("ReadWritePaths={cgroup}")));
             }
         }
     }

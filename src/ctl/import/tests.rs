@@ -262,7 +262,10 @@ fn meanings_are_converted_and_not_copied() {
     }
     assert!(done.toml.contains("[ready]\nwhen = \"message\"\ntimeout = \"10s\""), "{}", done.toml);
     assert!(done.toml.contains("[stop]\nmethod = [\"message:shutdown\"]\ntimeout = \"5s\""));
-    assert_eq!(done.report.drop_in, "[Service]\nGroup=www\nSlice=shop_eu.slice\n");
+    assert_eq!(
+        done.report.drop_in,
+        "[Service]\nGroup=www\nSlice=shop_eu.slice\nReadWritePaths=-/sys/fs/cgroup/shop_eu.slice/a.service\n"
+    );
     assert_eq!(done.report.next[0], "cohortctl add a --user deploy");
     assert!(done.report.keys.iter().all(|entry| !entry.matters), "{:?}", done.report.keys);
 }

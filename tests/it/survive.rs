@@ -4,6 +4,7 @@
 
 mod kinds;
 mod moments;
+mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -118,7 +119,8 @@ impl Host {
 
     /// Where its program is loaded, which is chosen anew for each that a process runs.
     fn place_of(&self, pid: i32) -> String {
-        self.ok(&format!("grep -m 1 /usr/bin/cohortd /proc/{pid}/maps"))
+        let line = self.ok(&format!("grep -m 1 /usr/bin/cohortd /proc/{pid}/maps"));
+        line.split(' ').next().expect("addresses").to_owned()
     }
 
     /// Kills cohortd so many times, with these clients: each time the workers are the same ones.

@@ -8,17 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::process::Command;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::estate::{self, FORMAT, Kept, Record, State};
 use super::handle::{Reply, Succession};
 use super::phase::Phase;
+use super::process::Event;
 use super::resume::monotonic;
 use super::run::Supervisor;
 use crate::listen::Socket;
 use crate::program;
 use crate::route::Front;
 use crate::systemd::events;
+use crate::worker::WorkerId;
 use crate::worker::channel::Channel;
 
 /// How long the new program may take to say that it can go on.
@@ -194,7 +197,10 @@ impl Supervisor {
 
     /// Leaves everything to another program. Whatever is under way between clients and workers is the
     /// front-end's, which stays.
-    pub(super) async fn leave(mut self) -> Heritage {
+    pub(super) async fn leave(
+        mut self,
+        inbox: &mut mpsc::UnboundedReceiver<(WorkerId, Event)>,
+    ) -> Heritage {
         tracing::info!(name: events::SUCCEEDED, "the installed program goes on");
         let front = self.shared.front.clone();
         let mut sockets: Vec<_> = front.close_doors().await;
@@ -202,9 +208,9 @@ impl Supervisor {
         let sockets = sockets.into_iter().map(|(_, socket)| socket).chain(self.sockets.drain(..));
         let sockets = sockets.map(Socket::leave).collect();
         front.settled(SETTLES).await;
-        self.settled().await;
         let predecessors = front.predecessors().await;
         front.flush_log().await;
+        self.settled(inbox).await;
         self.shared.leaving.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
@@ -220,14 +226,18 @@ impl Supervisor {
         Heritage { sockets, kept, predecessors, front }
     }
 
-    /// Ends when every channel is between two messages, or after a moment.
-    async fn settled(&self) {
+    /// Ends when every channel is between two messages and what workers have said has been answered,
+    /// or after a moment. Nobody else would: it has been read.
+    async fn settled(&mut self, inbox: &mut mpsc::UnboundedReceiver<(WorkerId, Event)>) {
         let until = Instant::now() + SETTLES;
-        let is_settled = || {
+        loop {
+            while let Ok((id, event)) = inbox.try_recv() {
+                self.on(id, event);
+            }
             let mut channels = self.processes.values().filter_map(|p| p.worker.channel());
-            channels.all(Channel::is_settled)
-        };
-        while !is_settled() && Instant::now() < until {
+            if channels.all(Channel::is_settled) || Instant::now() > until {
+                return;
+            }
             sleep(LOOK).await;
         }
     }

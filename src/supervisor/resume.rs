@@ -91,9 +91,10 @@ impl Supervisor {
             }
         }
         kept.keys().for_each(|name| fd_store::remove(name));
-        if !state.up || self.processes.is_empty() {
+        if !state.up {
             return Phase::Starting;
         }
+        // Also where no worker is left: that one is replaced is no start, and can't fail as one.
         self.open_the_doors();
         Phase::Up
     }

@@ -228,7 +228,7 @@ impl Supervisor {
             }
             self.note(&phase);
             if self.may_leave(&phase) {
-                return Ok(Some(self.leave().await));
+                return Ok(Some(self.leave(&mut inbox).await));
             }
             self.notifier.status(self.status(&phase));
             let words = self.words(&phase);
@@ -375,7 +375,7 @@ impl Supervisor {
         }
     }
 
-    fn on(&mut self, id: WorkerId, event: Event) {
+    pub(super) fn on(&mut self, id: WorkerId, event: Event) {
         let now = self.now();
         if let Event::Exited(exit) = event {
             return self.exited(id, exit);

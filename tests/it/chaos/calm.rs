@@ -84,12 +84,21 @@ impl Run {
         calm
     }
 
-    pub(super) fn comes_to_be(&mut self, what: &str, mut so: impl FnMut(&Run) -> bool) -> bool {
-        let end = Instant::now() + CALM;
+    fn comes_to_be(&mut self, what: &str, so: impl FnMut(&Run) -> bool) -> bool {
+        self.comes_to_be_within(CALM, what, so)
+    }
+
+    pub(super) fn comes_to_be_within(
+        &mut self,
+        limit: Duration,
+        what: &str,
+        mut so: impl FnMut(&Run) -> bool,
+    ) -> bool {
+        let end = Instant::now() + limit;
         while !so(self) {
             if Instant::now() > end {
                 let shown = self.show();
-                self.wrong.push(format!("not after {CALM:?}: {what}; {shown:#}"));
+                self.wrong.push(format!("not after {limit:?}: {what}; {shown:#}"));
                 return false;
             }
             thread::sleep(Duration::from_millis(100));

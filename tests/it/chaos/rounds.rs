@@ -12,6 +12,9 @@ use crate::app::Spec;
 /// For an ordinary run of the tests.
 pub(super) const FEW: u64 = 4;
 
+/// How long it may take until a fleet is in order again.
+const SETTLES: Duration = Duration::from_secs(60);
+
 /// After so many rounds every session has to hear every other.
 const PART: u64 = 50;
 
@@ -44,11 +47,21 @@ impl Run {
         thread::sleep(Duration::from_millis(after));
         self.carry_out(blow);
         let round = format!("settled after act {}", self.acts);
-        self.comes_to_be(&round, |run| {
+        let settles = self.comes_to_be_within(SETTLES, &round, |run| {
             run.asked.iter().all(|asked| asked.is_finished())
                 && run.is_settled()
                 && run.strangers().is_empty()
                 && run.app.disorder(&run.workers()).is_empty()
-        })
+        });
+        if !settles {
+            let unanswered = self.asked.iter().filter(|asked| !asked.is_finished()).count();
+            self.wrong.extend(self.app.disorder(&self.workers()));
+            self.wrong.push(format!(
+                "{unanswered} commands are not answered; strangers: {:?}; {:?}",
+                self.strangers(),
+                self.history()
+            ));
+        }
+        settles
     }
 }

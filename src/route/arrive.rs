@@ -23,7 +23,7 @@ use super::peer::{Ends, Peer};
 use super::stall::Impatient;
 use super::tls::Tls;
 use super::upstream::ListenerId;
-use super::{handoff, proxy, proxy_protocol};
+use super::{handoff, proxy_protocol, serve};
 use crate::config::{Deliver, Network, Protocol, Route};
 use crate::listen::{Client, Listener, Place};
 
@@ -182,7 +182,7 @@ impl Front {
         };
         match self.in_time(limits.head_timeout, client.peek(limits.head_size, read)).await {
             Ok(Ok(Opening::Request(_) | Opening::Upgrade(_))) => {
-                proxy::serve(self.clone(), from, client, ends, limits, None, true).await;
+                serve::serve(self.clone(), from, client, ends, limits, None, true).await;
             }
             // HTTP/2, though that was not agreed on, or TLS once more.
             Ok(Ok(Opening::Whole)) => self.refuse(&mut client, Refusal::Malformed).await,
@@ -272,7 +272,7 @@ impl Front {
         let client = FromClient::new(client, Arc::clone(&last_word));
         let client = Ahead::of(ahead, Impatient::new(client, limits.send_timeout));
         let (last_word, is_seen) = (Some(last_word), ahead.is_empty());
-        proxy::serve(self.clone(), from, client, ends, limits, last_word, is_seen).await;
+        serve::serve(self.clone(), from, client, ends, limits, last_word, is_seen).await;
     }
 
     /// Refuses a connection for how its first head is.

@@ -1,5 +1,6 @@
 //! A client's connection that is served here, request by request, and how that ends.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use hyper::Request;
@@ -53,60 +54,52 @@ pub(super) async fn serve(
         .auto_date_header(false)
         .half_close(is_plain)
         .serve_connection(TokioIo::new(Watched::new(client, between.clone())), service);
-    // The first request is answered in any case.
-    let stops = async {
-        match is_plain {
-            true => front.stop.cancelled().await,
-            false => front.stops_or_leaves().await,
-        }
-        begun.notified().await;
-    };
-    let leaves = front.passes_on();
-    tokio::pin!(stops, leaves);
-    let mut stage = Stage::Serving;
-    loop {
+    let is_left = async {
+        // A connection's errors are its client's doing, and told to it.
         tokio::select! {
             biased;
-            () = &mut leaves, if is_plain && stage == Stage::Serving => {
-                between.leave();
-                stage = Stage::Leaving;
-            }
-            () = between.comes(), if stage == Stage::Leaving => break,
-            // A connection's errors are its client's doing, and told to it.
-            _ = &mut connection => {
-                stage = Stage::Ended;
-                break;
-            }
-            () = &mut stops, if stage != Stage::Stopping => {
-                between.stay();
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
-                stage = Stage::Stopping;
+            () = front.turns.cancelled() => {}
+            _ = &mut connection => return false,
+        }
+        if is_plain && !front.stop.is_cancelled() {
+            between.leave();
+            tokio::select! {
+                biased;
+                () = between.comes() => return true,
+                _ = &mut connection => return false,
+                () = front.stop.cancelled() => between.stay(),
             }
         }
+        // The first request is answered in any case.
+        tokio::select! {
+            biased;
+            _ = &mut connection => return false,
+            () = begun.notified() => {}
+        }
+        Pin::new(&mut connection).graceful_shutdown();
+        let _ = (&mut connection).await;
+        false
+    };
+    let is_left = is_left.await;
+    let carried = match requests.tunnel() {
+        None if !is_left => None,
+        tunnel => {
+            let Parts { io, read_buf, .. } = connection.into_parts();
+            let (client, rest) = io.into_inner().into_inner().into_parts();
+            let ahead = [&read_buf[..], &rest[..]].concat();
+            match tunnel {
+                // Boxed: other connections need no room for it.
+                Some(tunnel) => Some(Box::pin(tunnel.carry(Ahead::of(&ahead, client)))),
+                None => {
+                    if let Some(client) = client.into_plain() {
+                        front.pass_kept(from, client, &ahead);
+                    }
+                    None
+                }
+            }
+        }
+    };
+    if let Some(carried) = carried {
+        carried.await;
     }
-    let tunnel = requests.tunnel();
-    if stage == Stage::Ended && tunnel.is_none() {
-        return;
-    }
-    let Parts { io, read_buf, .. } = connection.into_parts();
-    let (client, rest) = io.into_inner().into_inner().into_parts();
-    let ahead = [&read_buf[..], &rest[..]].concat();
-    if let Some(tunnel) = tunnel {
-        // Boxed: other connections need no room for it.
-        Box::pin(tunnel.carry(Ahead::of(&ahead, client))).await;
-    } else if let Some(client) = client.into_plain() {
-        front.pass_kept(from, client, &ahead);
-    }
-}
-
-/// What a connection is served for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Serving,
-    /// To the moment when it can be passed on.
-    Leaving,
-    /// To the end of its request.
-    Stopping,
-    /// It is HTTP no more.
-    Ended,
 }

@@ -23,7 +23,7 @@ use super::peer::{Ends, Peer};
 use super::stall::Impatient;
 use super::tls::Tls;
 use super::upstream::ListenerId;
-use super::{handoff, proxy, proxy_protocol};
+use super::{handoff, proxy_protocol, serve};
 use crate::config::{Deliver, Network, Protocol, Route};
 use crate::listen::{Client, Listener, Place};
 
@@ -97,24 +97,23 @@ impl Front {
     /// `introduced`.
     pub(super) async fn connection(
         self: Arc<Self>,
-        from: Origin,
+        mut from: Origin,
         mut client: Client,
         introduced: bool,
     ) {
         let settings = self.settings();
         let Settings { route, limits, .. } = &*settings;
-        let Origin { listener, mut peer } = from;
         if !introduced {
-            peer = tokio::select! {
+            from.peer = tokio::select! {
                 biased;
                 () = self.passes_on() => return self.pass_fresh(from, client, false),
-                said = self.introduced(&settings, &mut client, peer) => match said {
+                said = self.introduced(&settings, &mut client, from.peer) => match said {
                     Some(peer) => peer,
                     None => return,
                 },
             };
         }
-        let from = Origin { listener, peer };
+        let Origin { listener, peer } = from;
         let spoken = |tls: &&Tls| tls.is_spoken_at(&self.places[listener.0]);
         let tls = settings.tls.as_ref().filter(spoken);
         let Some(_place) = self.admission.admit(limits, one_client(peer)) else {
@@ -182,7 +181,7 @@ impl Front {
         };
         match self.in_time(limits.head_timeout, client.peek(limits.head_size, read)).await {
             Ok(Ok(Opening::Request(_) | Opening::Upgrade(_))) => {
-                proxy::serve(self.clone(), from, client, ends, limits, None, true).await;
+                serve::serve(self.clone(), from, client, ends, limits, None, true).await;
             }
             // HTTP/2, though that was not agreed on, or TLS once more.
             Ok(Ok(Opening::Whole)) => self.refuse(&mut client, Refusal::Malformed).await,
@@ -260,19 +259,19 @@ impl Front {
     }
 
     /// Serves a connection that is not encrypted; `ahead` has been read of it.
-    async fn serve(
+    fn serve(
         self: &Arc<Self>,
         Settings { limits, .. }: &Settings,
         from: Origin,
         client: Client,
         ahead: &[u8],
-    ) {
+    ) -> impl Future<Output = ()> {
         let ends = Ends::of(&client, from.peer);
         let last_word = Arc::default();
         let client = FromClient::new(client, Arc::clone(&last_word));
         let client = Ahead::of(ahead, Impatient::new(client, limits.send_timeout));
         let (last_word, is_seen) = (Some(last_word), ahead.is_empty());
-        proxy::serve(self.clone(), from, client, ends, limits, last_word, is_seen).await;
+        serve::serve(self.clone(), from, client, ends, limits, last_word, is_seen)
     }
 
     /// Refuses a connection for how its first head is.

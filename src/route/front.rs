@@ -79,6 +79,8 @@ pub struct Front {
     /// What each slot's workers have done.
     slots: Mutex<Vec<Arc<SlotCounts>>>,
     pub(super) stop: CancellationToken,
+    /// Connections come to their end here: it stops, or passes them on.
+    pub(super) turns: CancellationToken,
     pub(super) accepting: TaskTracker,
     pub(super) connections: TaskTracker,
     pub(super) succession: Succession,
@@ -107,6 +109,7 @@ impl Front {
             counts: Counts::default(),
             slots: Mutex::default(),
             stop: CancellationToken::new(),
+            turns: CancellationToken::new(),
             accepting: TaskTracker::new(),
             connections: TaskTracker::new(),
             succession: Succession::default(),
@@ -279,6 +282,7 @@ impl Front {
     /// were handed over are their workers'.
     pub fn stop(&self) {
         self.stop.cancel();
+        self.turns.cancel();
         self.accepting.close();
         self.connections.close();
         self.succession.tell_predecessors(&ToPredecessor::Stop);

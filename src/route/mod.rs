@@ -34,6 +34,7 @@ mod peek;
 mod peer;
 mod proxy;
 pub mod proxy_protocol;
+mod serve;
 mod stall;
 mod succession;
 pub mod table;

@@ -7,17 +7,12 @@ use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::server::conn::http1::Parts;
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
-use tokio::sync::{Notify, oneshot};
 
 use super::access_log::Entry;
 use super::affinity::{Affinity, COOKIE};
-use super::ahead::Ahead;
 use super::choose::{FORWARDED_FOR, Work, affinity_of};
 use super::counts::{Own, Retry};
 use super::download::{Download, Lease};
@@ -25,15 +20,15 @@ use super::fields::{KEEP_ALIVE, identify, introduce, strip_hop_by_hop, words};
 use super::front::{Front, LongPoll, Settings};
 use super::given::Origin;
 use super::half_close::LastWord;
-use super::head::{self, MAX_HEADERS, Session};
+use super::head::{self, Session};
 use super::idle::Lane;
 use super::methods;
 use super::peer::{Ends, Peer};
-use super::succession::{Arriving, Between, Exchange, Passable, Watched};
+use super::succession::{Arriving, Exchange};
 use super::upgrade::{self, Tunnel, wants_websocket};
 use super::upload::{Broken, Upload};
 use super::upstream::ListenerId;
-use crate::config::{Limits, Sticky};
+use crate::config::Sticky;
 use crate::sync::lock;
 
 /// A worker that dies with a request in hand takes at most this many tries.
@@ -46,7 +41,7 @@ const NOTICED: Duration = Duration::from_millis(100);
 const KEEP: Duration = Duration::from_secs(2);
 
 /// What the requests of a connection have in common.
-struct Requests {
+pub(super) struct Requests {
     front: Arc<Front>,
     listener: ListenerId,
     peer: Peer,
@@ -58,112 +53,29 @@ struct Requests {
     tunnel: Mutex<Option<Tunnel>>,
 }
 
-/// Serves a client's connection until it ends, or to the end of its request when the front-end
-/// stops, or until it can be passed on. `last_word`: where the client's is heard, if it can be.
-/// `is_seen`: there is a request.
-pub(super) async fn serve(
-    front: Arc<Front>,
-    from: Origin,
-    client: Ahead<impl Passable + AsyncRead + AsyncWrite + Send + Unpin + 'static>,
-    ends: Ends,
-    limits: &Limits,
-    last_word: Option<Arc<LastWord>>,
-    is_seen: bool,
-) {
-    let (begun, between) = (Notify::new(), Arc::<Between>::default());
-    if !is_seen {
-        begun.notify_one();
-    }
-    let is_plain = last_word.is_some();
-    let requests = Requests {
-        front: front.clone(),
-        listener: from.listener,
-        peer: from.peer,
-        ends,
-        last_word: last_word.unwrap_or_default(),
-        last_end: Mutex::default(),
-        tunnel: Mutex::default(),
-    };
-    let service = service_fn(|request: Request<Incoming>| {
-        begun.notify_one();
-        let exchange = between.begin();
-        let arriving = (!request.body().is_end_stream()).then(|| between.begin_body());
-        requests.next(request, exchange, arriving)
-    });
-    let mut connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.idle)
-        .max_buf_size(limits.head_size.max(8192))
-        .max_headers(MAX_HEADERS)
-        .preserve_header_case(true)
-        .auto_date_header(false)
-        .half_close(is_plain)
-        .serve_connection(TokioIo::new(Watched::new(client, between.clone())), service);
-    // The first request is answered in any case.
-    let stops = async {
-        match is_plain {
-            true => front.stop.cancelled().await,
-            false => front.stops_or_leaves().await,
-        }
-        begun.notified().await;
-    };
-    let leaves = front.passes_on();
-    tokio::pin!(stops, leaves);
-    let mut stage = Stage::Serving;
-    loop {
-        tokio::select! {
-            biased;
-            () = &mut leaves, if is_plain && stage == Stage::Serving => {
-                between.leave();
-                stage = Stage::Leaving;
-            }
-            () = between.comes(), if stage == Stage::Leaving => break,
-            // A connection's errors are its client's doing, and told to it.
-            _ = &mut connection => {
-                stage = Stage::Ended;
-                break;
-            }
-            () = &mut stops, if stage != Stage::Stopping => {
-                between.stay();
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
-                stage = Stage::Stopping;
-            }
-        }
-    }
-    let tunnel = lock(&requests.tunnel).take();
-    if stage == Stage::Ended && tunnel.is_none() {
-        return;
-    }
-    let Parts { io, read_buf, .. } = connection.into_parts();
-    let (client, rest) = io.into_inner().into_inner().into_parts();
-    let ahead = [&read_buf[..], &rest[..]].concat();
-    if let Some(tunnel) = tunnel {
-        // Boxed: other connections need no room for it.
-        Box::pin(tunnel.carry(Ahead::of(&ahead, client))).await;
-    } else if let Some(client) = client.into_plain() {
-        front.pass_kept(from, client, &ahead);
-    }
-}
-
-/// What a connection is served for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Serving,
-    /// To the moment when it can be passed on.
-    Leaving,
-    /// To the end of its request.
-    Stopping,
-    /// It is HTTP no more.
-    Ended,
-}
-
-type Answer = Response<Either<Download, Full<Bytes>>>;
+pub(super) type Answer = Response<Either<Download, Full<Bytes>>>;
 
 impl Requests {
+    /// Those of a connection from there; `last_word`: where the client's is heard.
+    pub(super) fn new(
+        front: Arc<Front>,
+        Origin { listener, peer }: Origin,
+        ends: Ends,
+        last_word: Arc<LastWord>,
+    ) -> Requests {
+        let (last_end, tunnel) = (Mutex::default(), Mutex::default());
+        Requests { front, listener, peer, ends, last_word, last_end, tunnel }
+    }
+
+    /// What has become of the connection, if it is HTTP no more.
+    pub(super) fn tunnel(&self) -> Option<Tunnel> {
+        lock(&self.tunnel).take()
+    }
+
     /// Answers a request, unless one could argue about where it begins: hyper looks for the end of
     /// trailers where it doesn't look for their lines, and takes a request behind a bare LF for one
     /// of them. What comes after trailers is therefore not read.
-    async fn next(
+    pub(super) async fn next(
         &self,
         request: Request<Incoming>,
         exchange: Exchange,

@@ -416,7 +416,7 @@ impl Upstream {
         Some(connect(self.private.get()?).await)
     }
 
-    /// A connection to the worker for one request that waits for one.
+    /// A connection to the worker that waits for its next request.
     pub(super) fn waiting(&self, lane: Lane, ends: &Ends) -> Option<Line> {
         // One that is not ready still carries a body that its response did not wait for: nobody
         // else's request may wait for that.

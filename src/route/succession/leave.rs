@@ -127,7 +127,7 @@ impl Front {
         });
         self.connections.close();
         succession.settling.send_replace(false);
-        succession.leaves.cancel();
+        self.turns.cancel();
         Ok(())
     }
 

@@ -46,8 +46,6 @@ pub(super) struct Succession {
     /// So much is under way for which it is.
     needing: AtomicUsize,
     less: Notify,
-    /// Everything is passed on.
-    leaves: CancellationToken,
     successor: OnceLock<Arc<Successor>>,
     /// What is said to it.
     speaking: TaskTracker,
@@ -140,17 +138,9 @@ impl Front {
 
     /// Ends when connections are passed on. Never, when the front-end stops.
     pub(super) async fn passes_on(&self) {
-        self.succession.leaves.cancelled().await;
+        self.turns.cancelled().await;
         if self.stop.is_cancelled() {
             std::future::pending().await
-        }
-    }
-
-    /// Ends when a connection that can't be passed on is to end behind its request.
-    pub(super) async fn stops_or_leaves(&self) {
-        tokio::select! {
-            () = self.stop.cancelled() => {}
-            () = self.succession.leaves.cancelled() => {}
         }
     }
 

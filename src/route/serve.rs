@@ -1,0 +1,105 @@
+//! A client's connection that is served here, request by request, and how that ends.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use hyper::Request;
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1::{Builder, Parts};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
+
+use super::ahead::Ahead;
+use super::front::Front;
+use super::given::Origin;
+use super::half_close::LastWord;
+use super::head::MAX_HEADERS;
+use super::peer::Ends;
+use super::proxy::Requests;
+use super::succession::{Between, Passable, Watched};
+use crate::config::Limits;
+
+/// Serves a client's connection until it ends, or to the end of its request when the front-end
+/// stops, or until it can be passed on. `last_word`: where the client's is heard, if it can be.
+/// `is_seen`: there is a request.
+pub(super) async fn serve(
+    front: Arc<Front>,
+    from: Origin,
+    client: Ahead<impl Passable + AsyncRead + AsyncWrite + Send + Unpin + 'static>,
+    ends: Ends,
+    limits: &Limits,
+    last_word: Option<Arc<LastWord>>,
+    is_seen: bool,
+) {
+    let (begun, between) = (Notify::new(), Arc::<Between>::default());
+    if !is_seen {
+        begun.notify_one();
+    }
+    let is_plain = last_word.is_some();
+    let requests = Requests::new(front.clone(), from, ends, last_word.unwrap_or_default());
+    let service = service_fn(|request: Request<Incoming>| {
+        begun.notify_one();
+        let exchange = between.begin();
+        let arriving = (!request.body().is_end_stream()).then(|| between.begin_body());
+        requests.next(request, exchange, arriving)
+    });
+    let mut connection = Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.idle)
+        .max_buf_size(limits.head_size.max(8192))
+        .max_headers(MAX_HEADERS)
+        .preserve_header_case(true)
+        .auto_date_header(false)
+        .half_close(is_plain)
+        .serve_connection(TokioIo::new(Watched::new(client, between.clone())), service);
+    let is_left = async {
+        // A connection's errors are its client's doing, and told to it.
+        tokio::select! {
+            biased;
+            () = front.turns.cancelled() => {}
+            _ = &mut connection => return false,
+        }
+        if is_plain && !front.stop.is_cancelled() {
+            between.leave();
+            tokio::select! {
+                biased;
+                () = between.comes() => return true,
+                _ = &mut connection => return false,
+                () = front.stop.cancelled() => between.stay(),
+            }
+        }
+        // The first request is answered in any case.
+        tokio::select! {
+            biased;
+            _ = &mut connection => return false,
+            () = begun.notified() => {}
+        }
+        Pin::new(&mut connection).graceful_shutdown();
+        let _ = (&mut connection).await;
+        false
+    };
+    let is_left = is_left.await;
+    let carried = match requests.tunnel() {
+        None if !is_left => None,
+        tunnel => {
+            let Parts { io, read_buf, .. } = connection.into_parts();
+            let (client, rest) = io.into_inner().into_inner().into_parts();
+            let ahead = [&read_buf[..], &rest[..]].concat();
+            match tunnel {
+                // Boxed: other connections need no room for it.
+                Some(tunnel) => Some(Box::pin(tunnel.carry(Ahead::of(&ahead, client)))),
+                None => {
+                    if let Some(client) = client.into_plain() {
+                        front.pass_kept(from, client, &ahead);
+                    }
+                    None
+                }
+            }
+        }
+    };
+    if let Some(carried) = carried {
+        carried.await;
+    }
+}

@@ -126,7 +126,7 @@ impl Supervisor {
     }
 
     /// Ends processes of which nothing was written down.
-    async fn end_unknown(&self, workers: &[(WorkerId, usize, Generation)]) {
+    pub(super) async fn end_unknown(&self, workers: &[(WorkerId, usize, Generation)]) {
         if let Some(delegated) = &self.shared.delegated {
             let names: Vec<String> = workers.iter().map(|(id, ..)| cgroup::name_of(*id)).collect();
             delegated.end_others(&names).await;

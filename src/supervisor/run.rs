@@ -131,7 +131,11 @@ pub async fn run(config: Config, means: Means, asked: Asked) -> Result<Option<He
     };
     let phase = match left {
         Some(left) => supervisor.resume(left).await,
-        None => Phase::Starting,
+        None => {
+            // Of a predecessor that has left nothing.
+            supervisor.end_unknown(&[]).await;
+            Phase::Starting
+        }
     };
     supervisor.run(phase, inbox, asked, scrapes, rehearsals).await
 }

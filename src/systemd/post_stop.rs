@@ -39,18 +39,21 @@ enum Cause {
 /// # Errors
 /// The bus can't be reached, or systemd says no.
 pub async fn clean_up(app: &str) -> zbus::Result<()> {
-    let asked = ask(app).await;
+    let service = Service::of_control();
+    let mut asked = ask(app).await;
+    if let (Ok(Cause::Crash), Some(service)) = (&asked, &service) {
+        service.make_room();
+        // It may be stopped just after it has crashed, and this is not run again then.
+        asked = ask(app).await;
+    }
     let cause = match asked {
         Ok(cause) => cause,
         // The workers must not depend on the bus.
         Err(_) if says("SERVICE_RESULT", "success") => Cause::Restart,
         Err(_) => Cause::Crash,
     };
-    if let Some(service) = Service::of_control() {
-        match cause {
-            Cause::Crash => service.make_room(),
-            Cause::Stop | Cause::Restart | Cause::Misconfigured => service.end_all(),
-        }
+    if let Some(service) = service.filter(|_| cause != Cause::Crash) {
+        service.end_all();
     }
     asked?;
     let mode = match cause {

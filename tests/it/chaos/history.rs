@@ -126,7 +126,7 @@ impl History {
         } else if !line.contains(" draining worker=") && !line.contains(" unwell; killed") {
             return;
         }
-        if !line.contains(" started ") && !line.contains(" ready ") {
+        if !line.contains(" started worker=") && !line.contains(" ready worker=") {
             life.leaves.get_or_insert(at);
         }
     }

@@ -65,6 +65,10 @@ impl Front {
                     let peer = self.peer(address);
                     let from = Origin { listener: id, peer };
                     self.connections.spawn(self.clone().connection(from, client, false));
+                    // Until it is handed over it would end with us; the kernel keeps the next one.
+                    if self.settings().route.deliver != Deliver::Auto {
+                        tokio::task::yield_now().await;
+                    }
                 }
                 Err(e) if is_the_clients(&e) => {}
                 Err(error) => {

@@ -75,7 +75,7 @@ impl Host {
         let of_user: BTreeSet<String> =
             self.run("pgrep -u myapp").stdout.lines().map(str::to_owned).collect();
         let status = self.show("myapp", "StatusText");
-        let is_right = shown["pid"].to_string() == main
+        let is_right = shown["pid"].as_u64().is_some_and(|pid| pid.to_string() == main)
             && shown["wanted"] == workers
             && all.len() == workers
             && fleet.keys().copied().eq(0..workers as u64)

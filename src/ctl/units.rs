@@ -2,7 +2,6 @@
 
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::hardening;
 use crate::config::{Config, Kind, Listen, Pem};
@@ -41,22 +40,6 @@ impl Unit {
             .filter(|path| path.symlink_metadata().is_ok() && unit_file::read(path).is_none());
         foreign.next()
     }
-}
-
-/// From this version on systemd knows [`RESTART_MODE`]; older ones would warn of it at each load.
-const DIRECT: u32 = 254;
-
-/// After a crash the service's handle does not go down with it, which a second crash would leave down.
-const RESTART_MODE: &str =
-    "# the handle stays up after a crash, also after the next one\nRestartMode=direct";
-
-/// systemd's, as it is installed; 0 where that can't be found out.
-fn version() -> u32 {
-    let said = Command::new("systemctl").arg("--version").output();
-    let said =
-        said.map(|out| String::from_utf8_lossy(&out.stdout).into_owned()).unwrap_or_default();
-    // "systemd 252 (252.39-1~deb12u1)"
-    said.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 /// All units of an app, run by this user from programs in this folder.
@@ -111,10 +94,6 @@ pub(super) fn render(config: &Config, user: &str, programs: &Path) -> Vec<Unit> 
         ("@CREDENTIALS@", credentials.join("\n")),
         ("@FILES@", hardening::lines(config).join("\n")),
         ("@CGROUP@", hardening::cgroup("system.slice", &config.app)),
-        (
-            "@RESTART_MODE@",
-            if version() >= DIRECT { RESTART_MODE.to_owned() } else { String::new() },
-        ),
         ("@WORKERS@", workers),
         ("@STOP_SECONDS@", stop.to_string()),
     ];

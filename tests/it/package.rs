@@ -80,7 +80,7 @@ fn inside(deb: &Path) -> String {
 }
 
 /// Does it on each systemd, with packages at `/debs` and none installed.
-pub(crate) fn on_each_bare(behaves: impl Fn(&Host)) {
+fn on_each_bare(behaves: impl Fn(&Host)) {
     if require() {
         let deb = deb();
         let folder = deb.parent().expect("a folder");
@@ -99,7 +99,7 @@ impl Host {
         self.machine.run_within(Duration::from_secs(120), &line.split(' ').collect::<Vec<_>>())
     }
 
-    pub(crate) fn install(&self, deb: &Path) -> String {
+    fn install(&self, deb: &Path) -> String {
         let out = self.dpkg(&format!("-i {}", inside(deb)));
         assert_eq!(out.code, 0, "{out}");
         out.stdout + &out.stderr

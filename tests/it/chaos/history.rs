@@ -141,6 +141,12 @@ impl History {
                 // Unknown: none of its workers lived long enough, so it will fail.
                 let release = self.releases.get(&to).and_then(|&at| releases.get(at));
                 self.wanted = release.map_or(before, |release| release.workers);
+            } else if line.contains(" going on with the workers") {
+                // One that had none of its workers yet was not under way, and its asker knows.
+                let is_there = |to: &u64| self.workers.values().any(|w| w.generation == *to);
+                if rolling.take_if(|to| !is_there(to)).is_some() {
+                    self.wanted = before;
+                }
             } else if let Some(n) = number_after(line, " scaling workers=") {
                 self.wanted = n as usize;
                 before = self.wanted;

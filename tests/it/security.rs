@@ -455,6 +455,11 @@ fn secrets_are_told_to_nobody() {
             assert!(!format!("{said}").contains("canary"), "{look}: {said}");
         }
         let cohortd = host.main_pid();
+        let record = format!(
+            "for f in /proc/{cohortd}/fd/*; do case $(readlink $f) in *:cohortd-state*) cat $f; esac; done"
+        );
+        let record = host.machine.ok(&["sh", "-c", &record]);
+        assert!(record.contains("\"fleet\"") && !record.contains("canary-of"), "{record}");
         let own = host.ok(&format!("cat /proc/{cohortd}/environ"));
         assert!(own.contains("CREDENTIALS_DIRECTORY") && !own.contains("canary"), "{own}");
         let worker = host.processes().into_iter().find(|pid| *pid != cohortd).expect("two");

@@ -16,7 +16,7 @@ use crate::supervisor::fleet::Snapshot;
 use crate::worker::{Known, WorkerId};
 
 /// The format that this version writes. To be raised with every change that an older version would
-/// not get right; then [`OLDEST`] says which still does.
+/// not get right; then `OLDEST` says which still does.
 pub const FORMAT: u32 = 1;
 
 /// Who reads an older format than this can't read what this version writes.

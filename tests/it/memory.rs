@@ -122,7 +122,10 @@ fn is_a_service_like_any_other(host: &Host) {
     let cohortd = host.main_pid();
     host.ok(&format!("kill -9 {cohortd}"));
     host.is_soon("another", || ![cohortd.as_str(), "0"].contains(&host.main_pid().as_str()));
-    is_up(host, 1, 2);
+    is_up(host, 3, 4);
+    // systemd can start it only where the controllers were taken away, and the limits with them.
+    let limit = host.ok(&format!("cat {UNIT}/worker-3/memory.max"));
+    assert_eq!(limit, (300 << 20).to_string());
     host.ok("systemctl stop myapp@cluster");
     host.is_soon("stopped", || host.states() == "inactive inactive inactive");
     host.ok("systemctl start myapp");

@@ -121,9 +121,11 @@ impl History {
             // It has ended while there was no cohortd.
             let how = if life.leaves.is_some() { "stopped" } else { "exited" };
             life.end = Some((at, format!("{how}: unknown")));
-        } else if line.contains(" did not stop in time; killed worker=") {
+        } else if line.contains(" did not stop in time; killed worker=")
+            || line.contains(" unwell; killed worker=")
+        {
             life.killed = true;
-        } else if !line.contains(" draining worker=") && !line.contains(" unwell; killed") {
+        } else if !line.contains(" draining worker=") {
             return;
         }
         if !line.contains(" started worker=") && !line.contains(" ready worker=") {

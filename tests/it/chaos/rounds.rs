@@ -9,9 +9,6 @@ use super::way::Way;
 use super::{Pace, Run, environment};
 use crate::app::Spec;
 
-/// For an ordinary run of the tests.
-pub(super) const FEW: u64 = 4;
-
 /// How long it may take until a fleet is in order again.
 const SETTLES: Duration = Duration::from_secs(60);
 
@@ -22,7 +19,7 @@ const PART: u64 = 50;
 const PACE: Pace = Pace { ready: "6s", canary: "400ms", drain: "500ms" };
 
 pub(super) fn survive(seed: u64, start: impl FnOnce(&Spec, u64) -> Box<dyn Way>) {
-    let rounds = environment("CHAOS_ROUNDS").unwrap_or(FEW);
+    let rounds = environment("CHAOS_ROUNDS").unwrap_or(PART);
     eprintln!("=== CHAOS_SEED={seed} CHAOS_ROUNDS={rounds}");
     let mut random = Random::new(seed);
     let mut run = Run::start(seed, &mut random, PACE, start);

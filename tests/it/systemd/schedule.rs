@@ -101,7 +101,7 @@ fn an_app_is_reloaded_by_the_clock_while_it_runs() {
         host.ok("systemctl start myapp@cluster");
         assert_eq!(host.timer(), "active");
         host.write(FILE, "exec = []");
-        host.run("systemctl kill -s KILL --kill-who=main myapp");
+        host.run("systemctl restart myapp");
         host.is_soon("failed", || host.show("myapp", "SubState") == "failed");
         host.is_soon("gone", || host.timer() == "inactive");
     });

@@ -59,7 +59,6 @@ impl Supervisor {
             name: events::RESUMED,
             workers = workers.len(), before = state.version, "going on with the workers"
         );
-        self.end_unknown(&workers).await;
         let mut known: Vec<estate::Worker> = state.workers;
         for (id, slot, generation) in workers {
             let at = known.iter().position(|worker| worker.id == id);
@@ -72,6 +71,7 @@ impl Supervisor {
                 Err(error) => self.lost(id, slot, generation, &error),
             }
         }
+        self.end_unknown().await;
         for (sid, (worker, silence)) in contents.sessions {
             self.shared.front.session_opened(&sid, worker, silence);
         }
@@ -125,10 +125,10 @@ impl Supervisor {
         self.releases.entry(self.serving).or_insert(serving);
     }
 
-    /// Ends processes of which nothing was written down.
-    pub(super) async fn end_unknown(&self, workers: &[(WorkerId, usize, Generation)]) {
+    /// Ends what is left of workers that are not gone on with.
+    pub(super) async fn end_unknown(&self) {
         if let Some(delegated) = &self.shared.delegated {
-            let names: Vec<String> = workers.iter().map(|(id, ..)| cgroup::name_of(*id)).collect();
+            let names: Vec<String> = self.processes.keys().map(|id| cgroup::name_of(*id)).collect();
             delegated.end_others(&names).await;
         }
     }
@@ -153,9 +153,6 @@ impl Supervisor {
             name: events::WORKER_CRASHED,
             worker, slot, generation, %error, "can't go on with it"
         );
-        if let Some(delegated) = &self.shared.delegated {
-            delegated.end(&cgroup::name_of(id));
-        }
         self.shared.counts.ended.count(Exit::Unseen.into());
         self.fleet.exited(id, Exit::Unseen, self.now());
     }

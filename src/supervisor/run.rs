@@ -133,7 +133,7 @@ pub async fn run(config: Config, means: Means, asked: Asked) -> Result<Option<He
         Some(left) => supervisor.resume(left).await,
         None => {
             // Of a predecessor that has left nothing.
-            supervisor.end_unknown(&[]).await;
+            supervisor.end_unknown().await;
             Phase::Starting
         }
     };

@@ -91,17 +91,12 @@ impl Delegated {
         Ok(cgroup)
     }
 
-    /// Ends what is in a cgroup that may be there.
-    pub fn end(&self, name: &str) {
-        Cgroup { path: self.path.join(name), memory: self.memory }.kill();
-    }
-
     /// Ends what is in cgroups of predecessors' workers but for these, and the cgroups with it.
     pub async fn end_others(&self, names: &[String]) {
         for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
             let name = entry.file_name().into_string().unwrap_or_default();
             if name.starts_with(WORKER) && !names.contains(&name) {
-                tracing::warn!(cgroup = name, "a worker that nothing is known of: killed");
+                tracing::debug!(cgroup = name, "of a worker that is not gone on with");
                 let cgroup = Cgroup { path: entry.path(), memory: false };
                 cgroup.kill();
                 cgroup.remove().await;

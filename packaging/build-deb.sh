@@ -46,7 +46,7 @@ vendor() { # TREE: the crates, by hard links to those of the last time
 }
 
 build() { # VERSION
-  local work=$out/work tree=$out/work/cohortd-$1 offline=() way
+  local work=$out/build tree=$out/build/cohortd-$1 offline=() way
   rm -rf "$work"
   mkdir -p "$tree"
   files | tar -c --null -T - --mtime="@$(changelog Timestamp)" | tar -x -C "$tree"

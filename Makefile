@@ -2,11 +2,12 @@
 
 CHAT = examples/chat
 PACKAGES = tests/rig/packages
+BUILT = $(or $(CARGO_TARGET_DIR),target)/release
 DEB_TOOLS = cc:gcc dh:debhelper dpkg-buildpackage:dpkg-dev pandoc:pandoc
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo build deb deb-check test chaos fuzz bench profile test-setup ci fmt lint doc deny clean
+.PHONY: help demo demo-hosts build deb deb-check test chaos fuzz bench profile test-setup ci fmt lint doc deny clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -15,7 +16,13 @@ demo: ## Serve the example chat with two workers on http://localhost:8080; Ctrl-
 	$(PACKAGES) cc:gcc node:nodejs npm:npm
 	npm ci --prefix $(CHAT) --no-fund --no-audit
 	cargo build --release --locked
-	exec target/release/cohortd run $(CHAT)/cohortd.toml
+	exec $(BUILT)/cohortd run $(CHAT)/cohortd.toml
+
+demo-hosts: ## The same on two hosts, network namespaces with a NATS between them; takes root
+	$(PACKAGES) cc:gcc node:nodejs npm:npm ip:iproute2 nsenter:util-linux nats-server:nats-server
+	npm ci --prefix $(CHAT) --no-fund --no-audit
+	cargo build --release --locked --features nats
+	exec $(CHAT)/hosts.sh $(BUILT)/cohortd
 
 build: ## Build the two programs
 	cargo build --release --locked
@@ -29,11 +36,11 @@ deb-check: deb ## Is the package clean (lintian), the same when built elsewhere,
 	packaging/check-deb.sh "$$(packaging/build-deb.sh)"
 
 test: test-setup ## Run every test, those under a real systemd included
-	cargo nextest run --locked --lib -E 'test(without_tls)'
+	cargo nextest run --locked --lib -E 'test(a_build_without)'
 	cargo nextest run --locked --all-features
 
-chaos: test-setup ## Ten minutes in which all goes wrong, under load, ten under systemd, and 200 kills of cohortd; CHAOS_SEED=N repeats it
-	CHAOS_SECONDS=$${CHAOS_SECONDS:-600} CHAOS_ROUNDS=$${CHAOS_ROUNDS:-200} cargo test --locked --all-features --test it chaos_is_survived -- --nocapture --test-threads 1
+chaos: test-setup ## Ten minutes in which all goes wrong, under load, ten under systemd, 100 kills of cohortd on each systemd, and 50 faults between hosts on each bus; CHAOS_SEED=N repeats it
+	CHAOS_SECONDS=$${CHAOS_SECONDS:-600} CHAOS_ROUNDS=$${CHAOS_ROUNDS:-100} HOSTS_ROUNDS=$${HOSTS_ROUNDS:-50} cargo test --locked --all-features --test it chaos_is_survived -- --nocapture --test-threads 1
 
 fuzz: ## Fuzz what reads bytes of others, FUZZ_SECONDS=60 a target; needs cargo-fuzz and nightly Rust
 	$(PACKAGES) c++:g++
@@ -48,7 +55,7 @@ fuzz: ## Fuzz what reads bytes of others, FUZZ_SECONDS=60 a target; needs cargo-
 test-setup: ## Install what the tests need: Debian, npm and pip packages, cargo-nextest
 	$(PACKAGES) cc:gcc node:nodejs npm:npm mmdebstrap:mmdebstrap mke2fs:e2fsprogs chromium:chromium \
 		openssl:openssl ip:iproute2 setpriv:util-linux flock:util-linux script:bsdutils python3:python3 haproxy:haproxy \
-		nginx:nginx lintian:lintian $(DEB_TOOLS)
+		nginx:nginx nats-server:nats-server redis-server:redis-server lintian:lintian $(DEB_TOOLS)
 	npm ci --prefix tests/js --no-fund --no-audit
 	python3 -c 'import ensurepip' 2>/dev/null || $(PACKAGES) ensurepip:python3-venv
 	python3 -m venv tests/py/.venv
@@ -57,9 +64,9 @@ test-setup: ## Install what the tests need: Debian, npm and pip packages, cargo-
 	cargo nextest --version >/dev/null 2>&1 || cargo install cargo-nextest --locked
 
 bench: ## Measure it beside nginx, HAProxy, PM2 and @socket.io's own, and write docs/benchmarks.md
-	$(PACKAGES) cc:gcc npm:npm nginx:nginx haproxy:haproxy wrk:wrk
+	$(PACKAGES) cc:gcc npm:npm nginx:nginx haproxy:haproxy wrk:wrk nats-server:nats-server redis-server:redis-server
 	npm ci --prefix benches/peers --no-fund --no-audit
-	cargo build --release --locked
+	cargo build --release --locked --features nats,redis,tls
 	exec benches/peers/node_modules/node24/bin/node benches/run.js
 
 profile: ## Find out where the router's CPU goes, beside its peers', and write docs/profile.md

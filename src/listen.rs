@@ -28,6 +28,10 @@ pub const FD_NAME: &str = "listen";
 /// while workers start.
 const BACKLOG: i32 = 4096;
 
+/// How long the kernel keeps a connection whose client says nothing, in seconds: the shortest that it
+/// knows.
+const DEFERRED: i32 = 1;
+
 /// What could not be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -107,6 +111,13 @@ impl Socket {
                 std::mem::forget(path);
                 socket.into()
             }
+        }
+    }
+
+    /// Somebody else accepts, whose clients may wait to be spoken to.
+    pub fn servers_may_speak_first(&self) {
+        if let Socket::Tcp(socket) = self {
+            defer(socket, false);
         }
     }
 
@@ -192,6 +203,14 @@ impl Listener {
             Either::Left(socket) => Socket::Tcp(socket.into_std()?),
             Either::Right(socket) => Socket::Unix(socket.into_std()?, self.path),
         })
+    }
+
+    /// Whether its clients speak first. The kernel keeps the connection of such a client until it has
+    /// spoken, or for a second: so long it outlives whoever accepts it.
+    pub fn clients_speak_first(&self, they_do: bool) {
+        if let Either::Left(socket) = &self.socket {
+            defer(socket, they_do);
+        }
     }
 
     /// The next connection, and its address if it has one.
@@ -303,6 +322,13 @@ fn take_one(fds: &mut listenfd::ListenFd, index: usize) -> io::Result<Socket> {
 /// client's delayed acknowledgement, 40 ms.
 fn no_delay(socket: impl AsFd) -> io::Result<()> {
     Ok(sockopt::set_tcp_nodelay(socket, true)?)
+}
+
+/// Another cohortd may have left it either way.
+fn defer(socket: impl AsFd, deferred: bool) {
+    if let Err(error) = sys::defer_accept(socket, if deferred { DEFERRED } else { 0 }) {
+        tracing::debug!(%error, deferred, "the kernel does not keep silent clients as it should");
+    }
 }
 
 /// The app's listening sockets: systemd's if it handed any over, else our own.

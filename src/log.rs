@@ -18,10 +18,9 @@ use crate::systemd::journal::{Entries, Priority};
 
 /// Begins logging, with an entry in the journal for each line if an app's service is named and our
 /// standard error is the journal's. `COHORTD_LOG` sets the level: `error`, `warn`, `info` (the
-/// default), `debug`, `trace`, also by module (`info,cohortd::route=trace`).
+/// default), `debug`, `trace`, also by module (`cohortd=info,async_nats=debug`).
 pub fn start(service: Option<&str>) {
-    let wanted = std::env::var(LEVELS).ok().and_then(|text| text.parse::<Targets>().ok());
-    let levels = wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let levels = levels(&std::env::var(LEVELS).unwrap_or_default());
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let service = service.filter(|_| *TO_JOURNAL);
     if let Some(entries) = service.and_then(|app| Entries::open(app).ok()) {
@@ -35,6 +34,21 @@ pub fn start(service: Option<&str>) {
             .with_target(false)
             .with_ansi(std::io::stderr().is_terminal());
         tracing_subscriber::registry().with(layer.with_filter(levels)).init();
+    }
+}
+
+/// What is logged. Libraries say what we say better, unless they are named.
+fn levels(wanted: &str) -> Targets {
+    let ours = match wanted {
+        "" => Ok(LevelFilter::INFO), // which has another meaning to the parser
+        level => level.parse::<LevelFilter>(),
+    };
+    match (ours, wanted.parse::<Targets>()) {
+        (Err(_), Ok(levels)) => levels,
+        (ours, _) => {
+            let ours = ours.unwrap_or(LevelFilter::INFO);
+            Targets::new().with_default(LevelFilter::OFF).with_target("cohortd", ours)
+        }
     }
 }
 
@@ -79,5 +93,32 @@ where
         write!(writer, "<{}>", Priority::from(event.metadata().level()) as u8)?;
         context.field_format().format_fields(writer.by_ref(), event)?;
         writeln!(writer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn libraries_are_logged_only_by_name() {
+        let table = [
+            ("", LevelFilter::INFO, LevelFilter::OFF),
+            ("debug", LevelFilter::DEBUG, LevelFilter::OFF),
+            ("cohortd=warn,async_nats=trace", LevelFilter::WARN, LevelFilter::TRACE),
+        ];
+        for (wanted, ours, theirs) in table {
+            let levels = levels(wanted);
+            for (target, most) in [("cohortd::route", ours), ("async_nats", theirs)] {
+                let logged = |level| levels.would_enable(target, &level);
+                let all = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE];
+                assert!(
+                    all.into_iter().all(|level| logged(level) == (level <= most)),
+                    "{wanted} {target}"
+                );
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::AtomicU8;
@@ -69,6 +69,22 @@ pub fn unsent(socket: impl AsFd) -> io::Result<usize> {
     Ok(usize::try_from(unsent).unwrap_or(0))
 }
 
+/// For so many seconds the kernel keeps a connection of which nothing has come yet
+/// (`TCP_DEFER_ACCEPT`).
+///
+/// # Errors
+/// The kernel's.
+pub fn defer_accept(listener: impl AsFd, seconds: libc::c_int) -> io::Result<()> {
+    let listener = listener.as_fd().as_raw_fd();
+    let length = size_of_val(&seconds) as libc::socklen_t;
+    let value = std::ptr::from_ref(&seconds).cast();
+    // SAFETY: the kernel reads one int, which lives until then.
+    let set = unsafe {
+        libc::setsockopt(listener, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, value, length)
+    };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Memory that is a file's, for as long as this process lives: `length` bytes, which the file has.
 ///
 /// # Errors
@@ -115,8 +131,8 @@ pub fn fork() -> rustix::io::Result<Forked> {
     use rustix::io::Errno;
     use rustix::process::{Pid, WaitOptions, waitpid};
     // SAFETY: of several threads only this one is in the child, where what the others have locked stays
-    // locked. Whoever calls this has ended them; those that wait for work in the runtime's pool hold no
-    // lock, and the child gives them none.
+    // locked. Whoever calls this has seen that they sleep: those that wait for work hold no lock, and
+    // the child gives them none.
     let fork = || match unsafe { libc::fork() } {
         -1 => Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::AGAIN)),
         child => Ok(Pid::from_raw(child)),

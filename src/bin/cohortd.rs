@@ -8,6 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use cohortd::config::{Config, Memory, app_name};
 use cohortd::control::Control;
 use cohortd::listen::{self, Inherited};
+use cohortd::relay::Reach;
 use cohortd::route::Tls;
 use cohortd::supervisor::estate::{Estate, Left};
 use cohortd::supervisor::{self, Handle, Heritage, Means, Output, RunError};
@@ -54,6 +55,9 @@ enum Command {
     /// What the service does after its end (ExecStopPost=)
     #[command(hide = true)]
     PostStop {
+        /// It is stopped for good, in whatever state it was
+        #[arg(long)]
+        over: bool,
         /// The app's name
         app: String,
     },
@@ -68,7 +72,7 @@ fn main() -> ExitCode {
         Command::Run { file } => run(&file, Output::Prefixed, false),
         Command::Serve { file, rehearse } => run(&file, Output::Inherit, rehearse),
         Command::Exec { command } => exit::failed(&spawn::exec(&command)),
-        Command::PostStop { app } => post_stop(&app),
+        Command::PostStop { over, app } => post_stop(&app, over),
         Command::Man => match man::print(Arguments::command(), "8") {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => exit::failed(&error),
@@ -106,6 +110,10 @@ fn run(file: &Path, output: Output, rehearse: bool) -> ExitCode {
     };
     let tls = match Tls::load(&config) {
         Ok(tls) => tls,
+        Err(error) => return exit::bad_config(&error),
+    };
+    let reach = match Reach::load(&config) {
+        Ok(reach) => reach,
         Err(error) => return exit::bad_config(&error),
     };
     if rehearse {
@@ -154,7 +162,7 @@ fn run(file: &Path, output: Output, rehearse: bool) -> ExitCode {
         Err(error) => return exit::failed(&error),
     };
     let app = config.app.clone();
-    let means = Means { tls, sockets, output, delegated, estate, left };
+    let means = Means { tls, sockets, output, delegated, estate, left, reach };
     let ended = runtime.block_on(run_with_control(config, means));
     if let Ok(Some(heritage)) = ended {
         return succession::hand_on(&runtime, heritage);
@@ -213,13 +221,19 @@ fn keep_to_ourselves() {
     }
 }
 
-fn post_stop(app: &str) -> ExitCode {
+fn post_stop(app: &str, is_over: bool) -> ExitCode {
     log::start(None);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit::failed(&error),
     };
-    match runtime.block_on(systemd::post_stop::clean_up(app)) {
+    let cleaned = runtime.block_on(async {
+        match is_over {
+            true => systemd::post_stop::end(app).await,
+            false => systemd::post_stop::clean_up(app).await,
+        }
+    });
+    match cleaned {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::failed(&error),
     }

@@ -11,9 +11,9 @@ use super::error::{ConfigError, nearest};
 use super::file::{self, Count, File, Text};
 use super::value::{self, Listen, Network};
 use super::{
-    APP_NAME, Balance, Config, Deliver, Forwarded, Health, Kind, Limits, Memory, OnHang, Protocol,
-    Ready, ReadyWhen, Reload, Restart, RestartPolicy, Route, Sticky, Stop, StopMethod, app_name,
-    is_name,
+    APP_NAME, Balance, Bus, Config, Deliver, Forwarded, Health, Kind, Limits, Memory, OnHang,
+    Protocol, Ready, ReadyWhen, Reload, Restart, RestartPolicy, Route, Sticky, Stop, StopMethod,
+    app_name, is_name,
 };
 use crate::systemd::journal::Priority;
 use crate::worker::wire::Framing;
@@ -44,7 +44,6 @@ pub(super) type Checked<T> = Result<T, ConfigError>;
 impl Check<'_> {
     /// The configuration that a file means.
     pub(super) fn config(&self, raw: File) -> Checked<Config> {
-        self.not_yet(&raw)?;
         let app = app_name(self.file).ok_or_else(|| {
             ConfigError::of_file(self.file, format!("the file's name is the app's: {APP_NAME}"))
         })?;
@@ -62,15 +61,17 @@ impl Check<'_> {
         let exec = self.exec(&raw.exec)?;
         let listen = self.listen(&raw.listen, kind)?;
         let env = self.env(&raw)?;
+        let profile = self.profile(&raw)?;
+        let bus = self.relay(&raw.relay, &app, &profile, kind, &listen)?;
         Ok(Config {
-            app,
             kind,
             file: self.file.to_owned(),
-            route: self.route(&raw.route, kind, &exec)?,
+            route: self.route(&raw.route, kind, &exec, bus.as_ref())?,
             exec,
             directory,
             tls: self.tls(&raw.tls, &listen, kind)?,
             metrics: self.metrics(&raw.metrics, &listen, kind)?,
+            bus,
             listen,
             workers: self.workers(&raw.workers)?,
             framing: self
@@ -79,7 +80,8 @@ impl Check<'_> {
                     &[("advanced", Framing::Advanced), ("json", Framing::Json)],
                 )?
                 .unwrap_or_default(),
-            profile: self.profile(&raw)?,
+            app,
+            profile,
             ready: self.ready(&raw.ready, kind)?,
             health: self.health(&raw.health)?,
             stop: self.stop(&raw.stop)?,
@@ -104,35 +106,12 @@ impl Check<'_> {
         Err(ConfigError::at(self.file, self.source, span, message))
     }
 
-    /// Refuses what later versions will do.
-    fn not_yet(&self, raw: &File) -> Checked<()> {
-        // A word that ends in a colon stands for everything that begins with it.
-        self.choice("relay.adapter", &raw.relay.adapter, &["auto"], &[])?;
-        self.choice("relay.bus", &raw.relay.bus, &[""], &["nats:", "redis:", "tls:", "rediss:"])
-    }
-
-    /// Accepts the words that are honoured `now` and tells those of `later` from mistakes.
-    fn choice(&self, key: &str, value: &Option<Text>, now: &[&str], later: &[&str]) -> Checked<()> {
-        let Some(text) = value else { return Ok(()) };
-        let word = text.as_ref().as_str();
-        if now.contains(&word) {
-            return Ok(());
-        }
-        let is = |known: &&str| {
-            if known.ends_with(':') { word.starts_with(known) } else { word == *known }
-        };
-        let message = if later.iter().any(is) {
-            format!("not yet: {key} = \"{word}\" comes in a later version")
-        } else {
-            let known: Vec<String> =
-                now.iter().chain(later).map(|word| format!("\"{word}\"")).collect();
-            format!("expected {}, found \"{word}\"", known.join(" or "))
-        };
-        self.error(text.span(), message)
-    }
-
     /// One of the words; `None` when the key is absent.
-    fn word<T: Copy>(&self, key: &Option<Text>, words: &[(&str, T)]) -> Checked<Option<T>> {
+    pub(super) fn word<T: Copy>(
+        &self,
+        key: &Option<Text>,
+        words: &[(&str, T)],
+    ) -> Checked<Option<T>> {
         let Some(text) = key else { return Ok(None) };
         if let Some((_, value)) = words.iter().find(|(word, _)| word == text.as_ref()) {
             return Ok(Some(*value));
@@ -144,7 +123,7 @@ impl Check<'_> {
         )
     }
 
-    fn parsed<T>(
+    pub(super) fn parsed<T>(
         &self,
         key: &Option<Text>,
         default: T,
@@ -313,7 +292,7 @@ impl Check<'_> {
     }
 
     fn reload(&self, raw: &file::Reload) -> Checked<Reload> {
-        self.choice("reload.on_failure", &raw.on_failure, &["rollback"], &[])?;
+        self.word(&raw.on_failure, &[("rollback", ())])?;
         let surge = match &raw.surge {
             None => 1,
             Some(surge) => match usize::try_from(*surge.as_ref()) {
@@ -376,7 +355,13 @@ impl Check<'_> {
         Ok(memory)
     }
 
-    fn route(&self, raw: &file::Route, kind: Kind, exec: &[String]) -> Checked<Route> {
+    fn route(
+        &self,
+        raw: &file::Route,
+        kind: Kind,
+        exec: &[String],
+        bus: Option<&Bus>,
+    ) -> Checked<Route> {
         let words = [("least-loaded", Balance::LeastLoaded), ("round-robin", Balance::RoundRobin)];
         let deliver =
             [("auto", Deliver::Auto), ("handoff", Deliver::Handoff), ("shared", Deliver::Shared)];
@@ -417,6 +402,7 @@ impl Check<'_> {
             forwarded: self.word(&raw.forwarded, &forwarded)?.unwrap_or(Forwarded::X),
             request_id: self
                 .parsed(&raw.request_id, None, |text| value::header_name(text).map(Some))?,
+            host_cookie: self.host_cookie(raw, bus, deliver)?,
         })
     }
 

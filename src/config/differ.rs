@@ -49,6 +49,7 @@ impl Config {
             takes: match key.as_str() {
                 // What the unit lets it write to is another folder then, too.
                 "kind" | "listen" | "directory" => Takes::Restart,
+                relay if relay.starts_with("relay.") => Takes::Restart,
                 "route.deliver" if shares(self) != shares(new) => Takes::Restart,
                 "use_profile" | "reload.schedule" => Takes::Add,
                 _ => Takes::Reload,

@@ -133,6 +133,7 @@ pub(super) struct Route {
     pub(super) proxy_protocol: Option<Spanned<bool>>,
     pub(super) forwarded: Option<Text>,
     pub(super) request_id: Option<Text>,
+    pub(super) host_cookie: Option<Text>,
 }
 
 #[derive(Default, Deserialize)]
@@ -140,6 +141,15 @@ pub(super) struct Route {
 pub(super) struct Relay {
     pub(super) adapter: Option<Text>,
     pub(super) bus: Option<Text>,
+    pub(super) host: Option<Text>,
+    pub(super) number: Option<Spanned<i64>>,
+    pub(super) channel: Option<Text>,
+    pub(super) secret: Option<Text>,
+    pub(super) ca: Option<Text>,
+    pub(super) certificate: Option<Text>,
+    pub(super) key: Option<Text>,
+    pub(super) queue: Option<Text>,
+    pub(super) forward: Option<Text>,
 }
 
 #[derive(Default, Deserialize)]

@@ -35,7 +35,8 @@ impl Check<'_> {
                     || word.starts_with("header:")
             };
             let keys = [&raw.ready.when, &raw.route.sticky].into_iter().flatten();
-            let own = [&raw.health.http, &raw.log.access, &raw.route.request_id];
+            let route = &raw.route;
+            let own = [&raw.health.http, &raw.log.access, &route.request_id, &route.host_cookie];
             let found = own.into_iter().flatten().chain(keys.filter(needs_http)).next();
             if let Some(text) = found {
                 return self.error(text.span(), "this needs HTTP, and route.protocol is \"tcp\"");
@@ -48,6 +49,7 @@ impl Check<'_> {
             self.fits_delivery(raw, deliver.as_ref())?;
         }
         self.fits_tls(raw)?;
+        self.fits_forward(raw)?;
         if kind == Kind::Job {
             if let Some(text) = raw.listen.first() {
                 return refuse(text.span(), "listen", "a job has no socket");
@@ -69,6 +71,31 @@ impl Check<'_> {
             Some(text) => self.error(
                 text.span(),
                 "this gives connections to the workers, and with [tls] only cohortd can read them",
+            ),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses what leaves nothing to pass on to other hosts.
+    fn fits_forward(&self, raw: &File) -> Checked<()> {
+        let Some(forward) = &raw.relay.forward else { return Ok(()) };
+        let Route { protocol, deliver, sticky, .. } = &raw.route;
+        let keys = [
+            ("protocol", protocol, &["tcp"][..]),
+            ("deliver", deliver, &["handoff", "shared"]),
+            ("sticky", sticky, &["off"]),
+        ];
+        let set = keys.into_iter().find_map(|(key, text, words)| {
+            let word = text.as_ref()?.as_ref().as_str();
+            words.contains(&word).then_some((key, word))
+        });
+        match set {
+            Some((key, word)) => self.error(
+                forward.span(),
+                format!(
+                    "this needs cohortd to find the worker of each request's session, and route.{key} \
+                     is \"{word}\""
+                ),
             ),
             None => Ok(()),
         }

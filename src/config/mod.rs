@@ -1,9 +1,9 @@
 //! The configuration: one TOML file an app, read whole and checked whole.
 //!
 //! `file` is the schema, `value` and `template` the small languages inside strings, `check` the way from
-//! there to [`Config`], `env`, `metrics` and `tls` that of some tables, `fits` what does not go together,
-//! `env_file` what other files say, `differ` in what two readings differ. A key that this version can't
-//! honour yet is refused, never ignored.
+//! there to [`Config`], `env`, `metrics`, `relay` and `tls` that of some tables, `fits` what does not go together,
+//! `env_file` what other files say, `differ` in what two readings differ. A key that is not known
+//! is refused, never ignored.
 
 mod check;
 mod differ;
@@ -13,6 +13,7 @@ mod error;
 mod file;
 mod fits;
 mod metrics;
+mod relay;
 mod template;
 mod tls;
 mod value;
@@ -34,6 +35,7 @@ pub use error::ConfigError;
 use file::File;
 use hyper::header::HeaderName;
 pub use metrics::{Metrics, PromClient};
+pub use relay::Bus;
 pub use template::Template;
 pub use tls::{Pem, Tls};
 use toml::Spanned;
@@ -84,13 +86,14 @@ pub struct Config {
     /// `[log] stderr`: the priority in the journal of what workers write to standard error. Default
     /// `err`.
     pub stderr: Priority,
+    /// `[relay]`: how packets get to other hosts. Default: there is none.
+    pub bus: Option<Bus>,
+    /// `[metrics]`.
+    pub metrics: Metrics,
     /// `env_file`: files with variables. Default: none.
     pub env_files: Vec<EnvFile>,
     /// `[env]` and the chosen profile's over it; where the configuration was loaded, over those of
     /// [`Config::env_files`].
-    /// `[metrics]`.
-    pub metrics: Metrics,
-    /// `[env]` and the chosen profile's over it.
     pub env: BTreeMap<String, String>,
     /// Of [`Config::env`] what the configuration itself says, and no other file.
     pub own_env: BTreeMap<String, String>,
@@ -248,6 +251,18 @@ pub struct Route {
     pub forwarded: Forwarded,
     /// `request_id`: a header that names each request. Default: none.
     pub request_id: Option<HeaderName>,
+    /// `host_cookie`: a cookie by which a balancer knows the host that a client belongs to. Default:
+    /// none is issued.
+    pub host_cookie: Option<HostCookie>,
+}
+
+/// What a client is told of the host that it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostCookie {
+    /// The cookie's name.
+    pub name: String,
+    /// Its value: the host's.
+    pub host: String,
 }
 
 /// How requests come to their worker.
@@ -369,6 +384,17 @@ impl Config {
         Ok(config)
     }
 
+    /// The certificates, keys and secrets that it names.
+    pub fn pems(&self) -> impl Iterator<Item = &Pem> {
+        let of_tls = self.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key]);
+        of_tls.chain(self.bus.iter().flat_map(Bus::pems))
+    }
+
+    /// Something is wrong with what `[relay]` says of the bus.
+    pub(crate) fn bad_bus(&self, bus: &Bus, message: impl Into<String>) -> ConfigError {
+        self.at(bus.url.span(), message)
+    }
+
     /// Something is wrong with `[reload] schedule`, in the file as it is now.
     pub(crate) fn bad_schedule(&self, message: impl Into<String>) -> ConfigError {
         self.at(self.reload.schedule.as_ref().map(Spanned::span).unwrap_or_default(), message)
@@ -393,7 +419,7 @@ impl Config {
 }
 
 /// What an app's name can be, for people.
-pub(crate) const APP_NAME: &str = "letters, digits, - and _, at most 64, beginning with a letter or digit, and not ending in -reload";
+pub(crate) const APP_NAME: &str = "letters, digits, - and _, at most 64, beginning with a letter or digit, and not ending in -reload or -cleanup";
 
 /// The app's name for a file, if it can be one: it names units, cgroups and D-Bus objects.
 pub fn app_name(file: &Path) -> Option<String> {
@@ -406,9 +432,12 @@ pub fn app_name(file: &Path) -> Option<String> {
     is_app_name(&name).then_some(name)
 }
 
+/// How the names of units end that an app has beside its service.
+pub(crate) const OF_UNITS: [&str; 2] = ["-reload", "-cleanup"];
+
 /// A name whose units, `NAME-reload.timer` among them, are no other name's.
 pub fn is_app_name(name: &str) -> bool {
-    is_name(name) && !name.ends_with("-reload")
+    is_name(name) && !OF_UNITS.iter().any(|end| name.ends_with(end))
 }
 
 /// Letters, digits, `-` and `_`, beginning with a letter or digit; at most 64.

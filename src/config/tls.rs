@@ -107,7 +107,7 @@ impl Check<'_> {
         }))
     }
 
-    fn pem(&self, text: &Text) -> Checked<Pem> {
+    pub(super) fn pem(&self, text: &Text) -> Checked<Pem> {
         let word = text.as_ref().as_str();
         let source = match word.strip_prefix("credential:") {
             Some(name) if is_credential(name) => Source::Credential(name.to_owned()),

@@ -1,19 +1,28 @@
 //! `cohortctl`'s end of the control socket.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tokio::io::BufReader;
 use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep};
 
 use super::wire::{Answer, Call, read, write};
 use super::{INTERFACE, SOCKET};
 use crate::places;
 
+/// How long another cohortd that goes on with the app may take until it answers.
+const LIMIT: Duration = Duration::from_secs(3);
+
+/// How often it is tried.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// A connection to a running app.
 #[derive(Debug)]
 pub struct Client {
+    app: String,
     connection: BufReader<UnixStream>,
 }
 
@@ -42,6 +51,9 @@ pub enum ClientError {
     /// The app was stopped before what was asked for happened.
     #[error("{0}")]
     Stopped(String),
+    /// Another cohortd goes on with the app, and has not heard of it.
+    #[error("{0}")]
+    Left(String),
     /// What was asked for did not happen.
     #[error("{0}")]
     Failed(String),
@@ -50,6 +62,10 @@ pub enum ClientError {
 fn tried(paths: &[PathBuf]) -> String {
     let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
     paths.join(" or ")
+}
+
+fn has_folder(socket: &Path) -> bool {
+    socket.parent().is_some_and(Path::is_dir)
 }
 
 impl Client {
@@ -62,7 +78,10 @@ impl Client {
             places::candidates(app).into_iter().map(|folder| folder.join(SOCKET)).collect();
         for path in &paths {
             match UnixStream::connect(path).await {
-                Ok(connection) => return Ok(Client { connection: BufReader::new(connection) }),
+                Ok(connection) => {
+                    let connection = BufReader::new(connection);
+                    return Ok(Client { app: app.to_owned(), connection });
+                }
                 Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
                     return Err(ClientError::Refused { path: path.clone(), source });
                 }
@@ -72,7 +91,27 @@ impl Client {
         Err(ClientError::NotRunning { app: app.to_owned(), paths })
     }
 
-    /// Calls a method and waits for its effect.
+    /// [`Client::connect`], but an app that has its folder is given a moment: another cohortd may be about
+    /// to go on with it.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn reach(app: &str) -> Result<Client, ClientError> {
+        let until = Instant::now() + LIMIT;
+        loop {
+            match Client::connect(app).await {
+                Err(ClientError::NotRunning { paths, .. })
+                    if Instant::now() < until && paths.iter().any(|path| has_folder(path)) =>
+                {
+                    sleep(PAUSE).await;
+                }
+                reached => return reached,
+            }
+        }
+    }
+
+    /// Calls a method and waits for its effect. If another cohortd goes on with the app meanwhile, that
+    /// one's.
     ///
     /// # Errors
     /// It did not happen, and why.
@@ -81,9 +120,17 @@ impl Client {
         method: &str,
         parameters: serde_json::Value,
     ) -> Result<T, ClientError> {
-        self.say(Call { method: format!("{INTERFACE}.{method}"), parameters, ..Call::default() })
-            .await?;
-        self.answer().await
+        let call = Call { method: format!("{INTERFACE}.{method}"), parameters, ..Call::default() };
+        loop {
+            self.say(&call).await?;
+            match self.answer().await {
+                Err(ClientError::Left(_)) => {
+                    sleep(PAUSE).await;
+                    *self = Client::reach(&self.app).await?;
+                }
+                answered => return answered,
+            }
+        }
     }
 
     /// Begins to watch the app; [`Client::answer`] gives a status, and then one at each change.
@@ -92,11 +139,11 @@ impl Client {
     /// The conversation broke off.
     pub async fn watch(&mut self) -> Result<(), ClientError> {
         let call = Call { method: format!("{INTERFACE}.Watch"), more: true, ..Call::default() };
-        self.say(call).await
+        self.say(&call).await
     }
 
-    async fn say(&mut self, call: Call) -> Result<(), ClientError> {
-        Ok(write(self.connection.get_mut(), &call).await?)
+    async fn say(&mut self, call: &Call) -> Result<(), ClientError> {
+        Ok(write(self.connection.get_mut(), call).await?)
     }
 
     /// The next answer.
@@ -110,11 +157,14 @@ impl Client {
         match answer.error {
             None => Ok(serde_json::from_value(answer.parameters).map_err(io::Error::from)?),
             Some(error) => {
-                let stopped = error == format!("{INTERFACE}.Stopped");
                 let reason = answer.parameters["reason"]
                     .as_str()
                     .map_or_else(|| format!("{error} {}", answer.parameters), str::to_owned);
-                Err(if stopped { ClientError::Stopped } else { ClientError::Failed }(reason))
+                Err(match error.strip_prefix(INTERFACE) {
+                    Some(".Stopped") => ClientError::Stopped(reason),
+                    Some(".Left") => ClientError::Left(reason),
+                    _ => ClientError::Failed(reason),
+                })
             }
         }
     }

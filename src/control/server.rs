@@ -239,6 +239,7 @@ fn said<T: Serialize>(result: Result<T, Refusal>) -> Answer {
         Ok(Ok(parameters)) => Answer { parameters, ..Answer::default() },
         Ok(Err(error)) => refused("Failed", &error.to_string()),
         Err(stopped @ Refusal::Stopped) => refused("Stopped", &stopped.to_string()),
+        Err(left @ Refusal::Left) => refused("Left", &left.to_string()),
         Err(Refusal::Failed(reason)) => refused("Failed", &reason),
     }
 }

@@ -12,6 +12,7 @@ use super::{
     CONFIG_FOLDER, CtlError, booted, hardening, policies, print, schedule, systemctl, units,
 };
 use crate::config::{APP_NAME, Config, Kind, is_app_name};
+use crate::relay::Reach;
 use crate::route::Tls;
 
 /// Make an app a systemd service: write its configuration (unless it is there), its units and policies
@@ -62,6 +63,7 @@ impl Add {
         };
         schedule::check(&config)?;
         Tls::check(&config)?;
+        Reach::check(&config)?;
         let user = match &self.user {
             Some(user) => not_root(user)?.to_owned(),
             None => owner(&config)?,

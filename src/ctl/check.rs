@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::{CONFIG_FOLDER, CtlError, print, schedule};
 use crate::config::{Config, is_app_name};
+use crate::relay::Reach;
 use crate::route::Tls;
 
 /// Check a configuration without touching anything
@@ -39,6 +40,7 @@ impl Check {
         let config = Config::load(&file_of(&self.app))?;
         schedule::check(&config)?;
         Tls::check(&config)?;
+        Reach::check(&config)?;
         if let Some(profile) = self.profile.as_ref().filter(|p| **p != config.profile) {
             return Err(CtlError::Refused(format!(
                 "{app} is configured with the profile {configured}, not {profile}: use \

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::print::{self, Tone};
 use super::{CtlError, add, booted, check, list, policies, running, schedule, units};
 use crate::config::{Config, Kind};
+use crate::relay::Reach;
 use crate::route::Tls;
 use crate::supervisor::{Differences, Status};
 use crate::systemd::unit_file;
@@ -166,7 +167,9 @@ fn machine(findings: &mut Findings) {
 }
 
 fn app(config: &Config, findings: &mut Findings) {
-    let checked = schedule::check(config).and_then(|()| Ok(Tls::check(config)?));
+    let checked = schedule::check(config)
+        .and_then(|()| Ok(Tls::check(config)?))
+        .and_then(|()| Ok(Reach::check(config)?));
     match checked {
         Ok(()) => findings.ok(format!("{} is right", config.file.display())),
         Err(error) => findings.error(error.to_string(), "correct the file"),

@@ -97,8 +97,7 @@ fn named(config: &Config) -> Vec<PathBuf> {
     let directory = std::path::absolute(&config.directory).ok();
     let real = fs::canonicalize(&config.directory).ok();
     let files = config.env_files.iter().map(|file| file.path(&config.directory));
-    let pems = config.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key]);
-    let pems = pems.filter(|pem| pem.credential().is_none());
+    let pems = config.pems().filter(|pem| pem.credential().is_none());
     let pems = pems.filter_map(|pem| pem.path(&config.directory).ok());
     let metrics = match &config.metrics.listen {
         Some(Listen::Path(path)) => Some(path.clone()),

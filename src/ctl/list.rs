@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::print::{self, Tone, toned};
-use super::{CONFIG_FOLDER, CtlError, booted, running};
+use super::{CONFIG_FOLDER, CtlError, booted, hosts, running};
 use crate::config::is_app_name;
 use crate::control::{Client, ClientError};
 use crate::places;
@@ -25,6 +25,9 @@ pub struct List {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// List the hosts that each app's bus leads to
+    #[arg(long)]
+    hosts: bool,
 }
 
 /// An app of this machine.
@@ -76,6 +79,14 @@ impl List {
             println!(
                 "no apps here. To add one: cohortctl add NAME --exec \"node app.js\" --listen 8080"
             );
+        } else if self.hosts {
+            let apps = apps.iter().filter_map(|app| app.status.as_ref());
+            let rows: Vec<_> = apps.flat_map(hosts::rows).collect();
+            if rows.is_empty() {
+                println!("no app here has a bus: see [relay] in cohortd.toml(5)");
+            } else {
+                print!("{}", print::table(&hosts::TITLES, &rows));
+            }
         } else {
             print(&apps);
         }

@@ -6,6 +6,7 @@ pub mod completions;
 pub mod diff;
 pub mod doctor;
 mod hardening;
+mod hosts;
 pub mod import;
 pub mod list;
 pub mod logs;

@@ -92,7 +92,7 @@ pub(super) fn ask<T: DeserializeOwned>(
     method: &str,
     parameters: Value,
 ) -> Result<T, CtlError> {
-    Ok(block_on(async { Client::connect(app).await?.call(method, parameters).await })??)
+    Ok(block_on(async { Client::reach(app).await?.call(method, parameters).await })??)
 }
 
 /// [`ask`], and where somebody looks, a line says meanwhile how the app is.
@@ -105,8 +105,8 @@ pub(super) fn watched<T: DeserializeOwned>(
         return ask(app, method, parameters);
     }
     let answer = block_on(async {
-        let mut client = Client::connect(app).await?;
-        let mut watching = Client::connect(app).await?;
+        let mut client = Client::reach(app).await?;
+        let mut watching = Client::reach(app).await?;
         watching.watch().await?;
         let progress = async {
             while let Ok(status) = watching.answer::<Status>().await {

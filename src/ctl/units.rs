@@ -1,5 +1,6 @@
 //! An app's units: what they are called, and their text from the templates in `units/`.
 
+use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
@@ -51,6 +52,10 @@ pub(super) fn render(config: &Config, user: &str, programs: &Path) -> Vec<Unit> 
             format!("{}@{}.service", config.app, config.profile),
         ),
         (include_str!("../../units/app@.service.in"), format!("{}@.service", config.app)),
+        (
+            include_str!("../../units/app-cleanup.service.in"),
+            format!("{}-cleanup.service", config.app),
+        ),
     ];
     let socket = (config.kind != Kind::Job).then(|| format!("{}.socket", config.app));
     if let Some(socket) = &socket {
@@ -66,11 +71,11 @@ pub(super) fn render(config: &Config, user: &str, programs: &Path) -> Vec<Unit> 
     let wants = |_| format!("# [reload] schedule\nWants={}-reload.timer", config.app);
     let asks = config.stop.timeout.as_secs() * config.stop.method.len() as u64;
     let stop = config.stop.drain.as_secs() + asks + STOP_MARGIN_SECONDS;
-    let pems = config.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key]);
+    let names: BTreeSet<&str> = config.pems().filter_map(Pem::credential).collect();
     let mut credentials: Vec<String> =
-        pems.filter_map(Pem::credential).map(|name| format!("LoadCredential={name}")).collect();
+        names.iter().map(|name| format!("LoadCredential={name}")).collect();
     if !credentials.is_empty() {
-        credentials.insert(0, "# [tls]: from /etc/credstore, or where systemctl edit says".into());
+        credentials.insert(0, "# From /etc/credstore, or where systemctl edit says".into());
     }
     let workers = match config.workers {
         1 => "one worker".to_owned(),
@@ -149,6 +154,7 @@ pub(super) fn of_app(app: &str) -> Vec<PathBuf> {
             || name == format!("{app}.socket")
             || name == format!("{app}-reload.timer")
             || name == format!("{app}-reload.service")
+            || name == format!("{app}-cleanup.service")
             || (name.starts_with(&format!("{app}@")) && name.ends_with(".service"));
         is_its && unit_file::read(path).is_some()
     };

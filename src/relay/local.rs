@@ -1,34 +1,27 @@
-//! The relay between the workers of this process: frames go on as the bytes they came as.
+//! The relay between the workers of this host: frames go on as the bytes they came as.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 
-use super::envelope::Envelope;
+use super::abroad::Bus;
 use super::fanout::{Adapters, Members};
 use crate::sync::lock;
-use crate::worker::wire::Packet;
+use crate::worker::wire::{Framing, Packet};
 use crate::worker::{Worker, WorkerId};
 
 /// Every worker with an open channel, and what is known of their adapters.
 #[derive(Debug, Default)]
 pub struct Relay {
     state: Mutex<State>,
-    counts: Counts,
-}
-
-/// What it has done so far.
-#[derive(Debug, Default)]
-struct Counts {
-    packets: AtomicU64,
-    deliveries: AtomicU64,
-    bytes: AtomicU64,
+    /// Something is new of other hosts.
+    pub(super) changed: Notify,
 }
 
 /// What a relay has done so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Relayed {
     /// Packets that workers have sent.
     pub packets: u64,
@@ -39,11 +32,14 @@ pub struct Relayed {
 }
 
 #[derive(Debug, Default)]
-struct State {
-    members: Members,
-    workers: HashMap<WorkerId, Arc<Worker>>,
+pub(super) struct State {
+    pub(super) members: Members,
+    pub(super) workers: HashMap<WorkerId, Arc<Worker>>,
     /// Reused for every packet.
-    recipients: Vec<WorkerId>,
+    pub(super) recipients: Vec<WorkerId>,
+    /// To other hosts, if there may be any.
+    pub(super) bus: Option<Bus>,
+    relayed: Relayed,
 }
 
 impl Relay {
@@ -63,42 +59,47 @@ impl Relay {
     pub fn leave(&self, id: WorkerId) {
         let mut state = self.lock();
         state.workers.remove(&id);
-        for farewell in state.members.leave(id) {
-            for worker in
-                state.members.hear(&farewell).iter().filter_map(|id| state.workers.get(id))
-            {
-                worker.send(&Envelope::from(&farewell));
-            }
+        let notices = state.members.leave(id);
+        state.tell(&notices);
+        if let Some(bus) = state.bus.as_ref().filter(|_| !notices.is_empty()) {
+            bus.left(id);
         }
     }
 
     /// Sends a worker's packet to whom it is for.
     pub fn forward(&self, from: &Worker, packet: &Packet<'_>, frame: &Bytes) {
         let mut state = self.lock();
-        self.counts.packets.fetch_add(1, Ordering::Relaxed);
+        state.relayed.packets += 1;
         let mut recipients = std::mem::take(&mut state.recipients);
-        state.members.route(from.id, packet, &mut recipients);
-        for id in recipients.drain(..) {
-            if let Some(worker) = state.workers.get(&id)
-                && worker.framing() == from.framing()
-            {
-                worker.send_frame(frame.clone());
-                self.counts.deliveries.fetch_add(1, Ordering::Relaxed);
-                self.counts.bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
-            }
-        }
+        let abroad = state.members.route(from.id, packet, &mut recipients);
+        state.deliver(&mut recipients, from.framing(), frame);
         state.recipients = recipients;
+        if let Some(bus) = &state.bus {
+            bus.forward(abroad, from, frame);
+        }
     }
 
     /// What it has done so far.
     pub fn relayed(&self) -> Relayed {
-        let Counts { packets, deliveries, bytes } = &self.counts;
-        let [packets, deliveries, bytes] =
-            [packets, deliveries, bytes].map(|count| count.load(Ordering::Relaxed));
-        Relayed { packets, deliveries, bytes }
+        self.lock().relayed
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         lock(&self.state)
+    }
+}
+
+impl State {
+    /// Sends a frame to those of the recipients that can read it.
+    pub(super) fn deliver(&mut self, to: &mut Vec<WorkerId>, framing: Framing, frame: &Bytes) {
+        for id in to.drain(..) {
+            if let Some(worker) = self.workers.get(&id)
+                && worker.framing() == framing
+            {
+                worker.send_frame(frame.clone());
+                self.relayed.deliveries += 1;
+                self.relayed.bytes += frame.len() as u64;
+            }
+        }
     }
 }

@@ -112,6 +112,8 @@ struct Line {
     /// To the end of the response.
     seconds: f64,
     worker: Option<u64>,
+    /// The host that has answered.
+    forwarded_to: Option<String>,
     request_id: Option<String>,
     referer: Option<String>,
     user_agent: Option<String>,
@@ -138,6 +140,7 @@ impl Entry {
             bytes: 0,
             seconds: 0.0,
             worker: None,
+            forwarded_to: None,
             request_id: id.and_then(|name| text(headers, name)),
             referer: text(headers, &header::REFERER),
             user_agent: text(headers, &header::USER_AGENT),
@@ -145,10 +148,16 @@ impl Entry {
         Entry { log, begun: Instant::now(), line }
     }
 
-    /// It is answered.
-    pub(super) fn answered(&mut self, status: StatusCode, worker: Option<WorkerId>) {
+    /// It is answered, by one of our workers or by another host.
+    pub(super) fn answered(
+        &mut self,
+        status: StatusCode,
+        worker: Option<WorkerId>,
+        host: Option<&str>,
+    ) {
         self.line.status = Some(status.as_u16());
         self.line.worker = worker.map(|id| id.0);
+        self.line.forwarded_to = host.map(str::to_owned);
     }
 
     /// So much more of the response's body has passed.

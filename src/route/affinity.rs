@@ -4,6 +4,8 @@
 //! slot by rendezvous hashing (Thaler and Ravishankar, 1998): with one slot more or less of n, one
 //! of n keys moves.
 
+use crate::fnv;
+
 /// What decides where a request goes that could go anywhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sticky {
@@ -35,36 +37,34 @@ pub const COOKIE: &str = "cohortd_route";
 
 /// By the cookies of a request: ours, or else this one of the app's.
 pub fn by_cookie<'a>(headers: impl Iterator<Item = &'a [u8]> + Clone, name: &str) -> Affinity {
-    let pairs = || {
-        headers.clone().flat_map(|header| header.split(|byte| *byte == b';')).filter_map(|pair| {
-            let pair = pair.trim_ascii();
-            let at = pair.iter().position(|byte| *byte == b'=')?;
-            Some((&pair[..at], &pair[at + 1..]))
-        })
-    };
-    let value = |name: &str| pairs().find(|(n, _)| *n == name.as_bytes()).map(|(_, value)| value);
+    let value = |name: &str| cookie(headers.clone(), name);
     let issued = value(COOKIE).and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
     match (issued, value(name)) {
         (Some(slot), _) => Affinity::Slot(slot),
-        (None, Some(value)) => Affinity::Key(key(value)),
+        (None, Some(value)) => Affinity::Key(fnv::hash(value)),
         (None, None) => Affinity::Anywhere,
     }
 }
 
+/// A cookie's value.
+pub fn cookie<'a>(headers: impl Iterator<Item = &'a [u8]>, name: &str) -> Option<&'a [u8]> {
+    let pairs = headers.flat_map(|header| header.split(|byte| *byte == b';'));
+    let mut pairs = pairs.filter_map(|pair| {
+        let pair = pair.trim_ascii();
+        let at = pair.iter().position(|byte| *byte == b'=')?;
+        Some((&pair[..at], &pair[at + 1..]))
+    });
+    pairs.find(|(n, _)| *n == name.as_bytes()).map(|(_, value)| value)
+}
+
 /// By what a request brings along, if it does.
 pub fn by(value: Option<&[u8]>) -> Affinity {
-    value.map_or(Affinity::Anywhere, |value| Affinity::Key(key(value)))
+    value.map_or(Affinity::Anywhere, |value| Affinity::Key(fnv::hash(value)))
 }
 
 /// The slot for a key among those that there are.
 pub fn slot_of(key: u64, slots: impl Iterator<Item = usize>) -> Option<usize> {
     slots.max_by_key(|slot| mixed(key ^ mixed(*slot as u64 + 1)))
-}
-
-/// FNV-1a: the same in every version of us, so that an upgrade moves nobody.
-fn key(value: &[u8]) -> u64 {
-    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    value.iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
 /// The finalizer of splitmix64: every bit of the input changes half of those of the output.
@@ -79,19 +79,19 @@ fn mixed(mut x: u64) -> u64 {
 mod tests {
     use super::*;
 
-    fn cookie(header: &str) -> Affinity {
+    fn of_cookie(header: &str) -> Affinity {
         by_cookie(std::iter::once(header.as_bytes()), "sid")
     }
 
     #[test]
     fn our_cookie_comes_before_the_app_s() {
-        assert_eq!(cookie("a=b; sid=x; cohortd_route=3"), Affinity::Slot(3));
-        assert_eq!(cookie("sid=x"), by(Some(b"x")));
-        assert_eq!(cookie(" a=1;sid=x;b=2"), by(Some(b"x")), "with and without spaces");
-        assert_eq!(cookie("xsid=x; sidx=x; sid"), Affinity::Anywhere);
-        assert_eq!(cookie("cohortd_route=x; sid=y"), by(Some(b"y")), "nonsense is not ours");
-        assert_eq!(cookie("cohortd_route=99999999999999999999999"), Affinity::Anywhere);
-        assert_eq!(cookie(""), Affinity::Anywhere);
+        assert_eq!(of_cookie("a=b; sid=x; cohortd_route=3"), Affinity::Slot(3));
+        assert_eq!(of_cookie("sid=x"), by(Some(b"x")));
+        assert_eq!(of_cookie(" a=1;sid=x;b=2"), by(Some(b"x")), "with and without spaces");
+        assert_eq!(of_cookie("xsid=x; sidx=x; sid"), Affinity::Anywhere);
+        assert_eq!(of_cookie("cohortd_route=x; sid=y"), by(Some(b"y")), "nonsense is not ours");
+        assert_eq!(of_cookie("cohortd_route=99999999999999999999999"), Affinity::Anywhere);
+        assert_eq!(of_cookie(""), Affinity::Anywhere);
         let two = [&b"a=1"[..], b"sid=x"];
         assert_eq!(by_cookie(two.into_iter(), "sid"), by(Some(b"x")), "of several lines");
     }
@@ -99,7 +99,8 @@ mod tests {
     #[test]
     fn keys_spread_evenly_and_few_of_them_move() {
         const KEYS: usize = 20_000;
-        let keys: Vec<u64> = (0..KEYS).map(|n| key(format!("192.0.2.{n}").as_bytes())).collect();
+        let keys: Vec<u64> =
+            (0..KEYS).map(|n| fnv::hash(format!("192.0.2.{n}").as_bytes())).collect();
         let place = |key: u64, n: usize| slot_of(key, 0..n).expect("there are slots");
         for n in [2, 4, 7] {
             let mut counts = vec![0_usize; n];

@@ -2,7 +2,10 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::{Arc, Once};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -53,21 +56,28 @@ impl Front {
         listener: Listener,
         close: CancellationToken,
     ) -> Option<(ListenerId, Listener)> {
+        let mut settings = self.settings.subscribe();
+        settings.mark_changed();
         loop {
             let accepted = tokio::select! {
-                accepted = std::future::poll_fn(|context| listener.poll_accept(context)) => accepted,
+                accepted = self.next_client(id, &listener) => accepted,
+                Ok(()) = settings.changed() => {
+                    let protocol = settings.borrow_and_update().route.protocol;
+                    listener.clients_speak_first(protocol == Protocol::Http);
+                    continue;
+                }
                 () = self.stop.cancelled() => return None,
                 () = close.cancelled() => return Some((id, listener)),
             };
             match accepted {
                 Ok((client, address)) => {
                     self.counts.accept();
-                    let peer = self.peer(address);
-                    let from = Origin { listener: id, peer };
-                    self.connections.spawn(self.clone().connection(from, client, false));
-                    // Until it is handed over it would end with us; the kernel keeps the next one.
-                    if self.settings().route.deliver != Deliver::Auto {
-                        tokio::task::yield_now().await;
+                    let from = Origin { listener: id, peer: self.peer(address) };
+                    // Until it is handed over it would end with us: what can be done at once is done
+                    // before the next one is accepted.
+                    let mut connection = Box::pin(self.clone().connection(from, client, false));
+                    if begin(connection.as_mut()).await.is_pending() {
+                        self.connections.spawn(connection);
                     }
                 }
                 Err(e) if is_the_clients(&e) => {}
@@ -76,6 +86,54 @@ impl Front {
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
+        }
+    }
+
+    /// The next connection. As long as no worker has room for it the kernel keeps it.
+    async fn next_client(
+        &self,
+        id: ListenerId,
+        listener: &Listener,
+    ) -> io::Result<(Client, Option<SocketAddr>)> {
+        loop {
+            let accepted = std::future::poll_fn(|context| match self.has_room(id) {
+                true => listener.poll_accept(context).map(Some),
+                false => Poll::Ready(None),
+            });
+            match accepted.await {
+                Some(accepted) => return accepted,
+                None => self.room(id).await,
+            }
+        }
+    }
+
+    /// Whether a connection that is handed over would be on its way at once. Where there is no worker
+    /// at all it is accepted, to be told so in time.
+    fn has_room(&self, listener: ListenerId) -> bool {
+        let settings = self.settings.borrow();
+        let Settings { route, tls, .. } = &**settings;
+        let hands_over =
+            route.protocol == Protocol::Tcp || tls.is_none() && self.hands_over_requests(route);
+        let workers = self.workers.borrow();
+        let mut takers = workers.iter().filter(|u| u.takes_new(listener)).peekable();
+        !hands_over || takers.peek().is_none() || takers.any(|u| u.has_room())
+    }
+
+    /// Ends when it may be so again.
+    async fn room(&self, listener: ListenerId) {
+        let mut workers = self.workers.subscribe();
+        let all = workers.borrow_and_update().clone();
+        let mut rooms: Vec<_> = all.iter().filter_map(|u| u.worker.room()).map(Box::pin).collect();
+        if self.has_room(listener) {
+            return; // since it was asked
+        }
+        let room = std::future::poll_fn(|context| {
+            let is_one = rooms.iter_mut().any(|room| room.as_mut().poll(context).is_ready());
+            if is_one { Poll::Ready(()) } else { Poll::Pending }
+        });
+        tokio::select! {
+            () = room => {}
+            _ = workers.changed() => {}
         }
     }
 
@@ -111,7 +169,7 @@ impl Front {
             from.peer = tokio::select! {
                 biased;
                 () = self.passes_on() => return self.pass_fresh(from, client, false),
-                said = self.introduced(&settings, &mut client, from.peer) => match said {
+                said = self.introduced(&settings, &client, from.peer) => match said {
                     Some(peer) => peer,
                     None => return,
                 },
@@ -257,6 +315,14 @@ impl Front {
             Opening::Refused(refusal) => return self.refuse(&mut client, refusal).await,
             Opening::Partial => return,
         };
+        let host = tokio::select! {
+            biased;
+            () = self.passes_on() => return self.pass_kept(from, client, &[]),
+            host = self.locate(&session, true) => host,
+        };
+        if host.is_some() {
+            return self.serve(settings, from, client, &[]).await;
+        }
         let given =
             handoff::hand_over(self, from.listener, client, &session, affinity, speaks).await;
         given.unwrap_or_else(|client| self.pass_kept(from, client, &[]));
@@ -306,12 +372,7 @@ impl Front {
     }
 
     /// Who the client is, when a proxy has said it where it has to. `None`: it has not.
-    async fn introduced(
-        &self,
-        settings: &Settings,
-        client: &mut Client,
-        proxy: Peer,
-    ) -> Option<Peer> {
+    async fn introduced(&self, settings: &Settings, client: &Client, proxy: Peer) -> Option<Peer> {
         static SAID: Once = Once::new();
         if !settings.route.proxy_protocol || !proxy.trusted {
             return Some(proxy);
@@ -333,7 +394,7 @@ impl Front {
     }
 
     /// Waits for what a client has to say first, but not for ever.
-    async fn in_time<T>(
+    pub(super) async fn in_time<T>(
         &self,
         limit: Duration,
         said: impl Future<Output = io::Result<T>>,
@@ -343,6 +404,15 @@ impl Front {
             () = self.last_call() => Ok(Err(io::ErrorKind::ConnectionAborted.into())),
         }
     }
+}
+
+/// Goes as far as that takes no waiting. Like a task of its own, it ends alone if it panics.
+async fn begin(mut connection: Pin<&mut impl Future<Output = ()>>) -> Poll<()> {
+    std::future::poll_fn(|context| {
+        let polled = catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll(context)));
+        Poll::Ready(polled.unwrap_or(Poll::Ready(())))
+    })
+    .await
 }
 
 /// Whose connections are counted together with this one. A proxy has many clients.

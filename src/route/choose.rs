@@ -4,7 +4,6 @@
 use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
@@ -19,13 +18,6 @@ use super::upstream::{ListenerId, Upstream};
 use crate::config::{Balance, Route, Sticky};
 use crate::sync::lock;
 use crate::worker::WorkerId;
-
-/// A worker answers a client before it reports the new session: so long a request for an unknown
-/// session may wait for the report.
-const PARK: Duration = Duration::from_millis(250);
-
-/// How many requests may wait like that; more are routed as if their session were unknown.
-const MAX_PARKED: usize = 4096;
 
 /// Where proxies say who their client is.
 pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -81,7 +73,7 @@ fn affinity<'h, I: Iterator<Item = &'h [u8]> + Clone>(
 
 impl Front {
     /// The worker for a request: its session's, or that of the slot where it belongs, or else one by
-    /// load; rather not the one that could not be reached before. `None` when none is ready within
+    /// load; rather not the one that has failed before. `None` when none is ready within
     /// `[route] queue`.
     pub(super) async fn choose(
         &self,
@@ -89,12 +81,12 @@ impl Front {
         session: &Session,
         affinity: Affinity,
         work: Work,
-        unreached: Option<WorkerId>,
+        failed: Option<WorkerId>,
     ) -> Option<Arc<Upstream>> {
         let settings = self.settings();
         if settings.route.sticky != Sticky::Off
             && let Session::Of(sid) = session
-            && let Some(id) = self.session_worker(sid).await
+            && let Some(id) = self.worker_of(sid)
         {
             if let Some(upstream) = self.workers.borrow().iter().find(|u| u.worker.id == id) {
                 return Some(upstream.clone());
@@ -102,13 +94,13 @@ impl Front {
             self.counts.misses.count(Miss::Gone);
         }
         let balance = settings.route.balance;
-        if let Some(upstream) = self.pick(listener, balance, affinity, work, unreached) {
+        if let Some(upstream) = self.pick(listener, balance, affinity, work, failed) {
             return Some(upstream);
         }
         let mut changes = self.workers.subscribe();
         let waiting = async {
             loop {
-                if let Some(upstream) = self.pick(listener, balance, affinity, work, unreached) {
+                if let Some(upstream) = self.pick(listener, balance, affinity, work, failed) {
                     return Some(upstream);
                 }
                 changes.changed().await.ok()?;
@@ -135,7 +127,7 @@ impl Front {
         balance: Balance,
         affinity: Affinity,
         work: Work,
-        unreached: Option<WorkerId>,
+        failed: Option<WorkerId>,
     ) -> Option<Arc<Upstream>> {
         let workers = self.workers.borrow();
         let sessions = lock(&self.sessions);
@@ -143,7 +135,7 @@ impl Front {
         let load = |u: &Arc<Upstream>| u.in_flight() + sessions.count(u.worker.id).max(u.given());
         let mut candidates: Vec<&Arc<Upstream>> =
             workers.iter().filter(|u| u.takes_new(listener)).collect();
-        prefer(&mut candidates, |u| Some(u.worker.id) != unreached);
+        prefer(&mut candidates, |u| Some(u.worker.id) != failed);
         // Who belongs somewhere does so with all of its requests.
         if work != Work::Repeatable || affinity != Affinity::Anywhere {
             prefer(&mut candidates, |u| !u.is_on_trial());
@@ -160,6 +152,9 @@ impl Front {
             let most = MAX_SHARE * candidates.iter().map(|u| load(u)).sum::<usize>();
             let n = candidates.len();
             prefer(&mut candidates, |u| !u.is_to_go() && load(u) * n <= most);
+            if balance == Balance::LeastLoaded {
+                prefer(&mut candidates, |u| u.has_room());
+            }
         }
         let n = candidates.len();
         let at = match balance {
@@ -171,35 +166,9 @@ impl Front {
         Some(candidates[at?].clone())
     }
 
-    /// The worker of a session; waits a moment for one that nobody has reported yet.
-    async fn session_worker(&self, sid: &str) -> Option<WorkerId> {
-        let find = || lock(&self.sessions).find(sid, self.begun.elapsed());
-        if let Some(id) = find() {
-            return Some(id);
-        }
-        let waiting = {
-            let mut parked = lock(&self.parked);
-            if parked.len() >= MAX_PARKED {
-                self.counts.misses.count(Miss::Crowded);
-                return None;
-            }
-            parked.entry(sid.to_owned()).or_default().clone()
-        };
-        let notified = waiting.notified();
-        tokio::pin!(notified);
-        notified.as_mut().enable();
-        // It may have been reported since the first look.
-        let id = find();
-        if id.is_some() {
-            return id;
-        }
-        let _ = tokio::time::timeout(PARK, notified).await;
-        lock(&self.parked).remove(sid);
-        let id = find();
-        if id.is_none() {
-            self.counts.misses.count(Miss::Unknown);
-        }
-        id
+    /// The worker of a session, as far as that is known.
+    pub(super) fn worker_of(&self, sid: &str) -> Option<WorkerId> {
+        lock(&self.sessions).find(sid, self.begun.elapsed())
     }
 }
 

@@ -75,6 +75,8 @@ cases! {
         Switched: "502", "switched_protocols";
         /// The worker ended before it had answered.
         Died: "502", "worker_died";
+        /// The host that has the session was not reached, or ended before it had answered.
+        HostFailed: "502", "host_failed";
         /// None was ready in time.
         NoWorker: "503", "no_worker";
         /// A poll hears that its session ends.

@@ -10,6 +10,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::access_log::Entry;
+use super::forward::Host;
 use super::front::Front;
 use super::half_close::UnderWay;
 use super::head;
@@ -18,16 +19,23 @@ use super::succession::Exchange;
 use super::upstream::{InFlight, Line, Upstream};
 use crate::worker::WorkerId;
 
-/// A connection to a worker, in use for one request.
+/// A connection to who answers, in use for one request.
 #[derive(Debug)]
 pub(super) struct Lease {
-    pub(super) upstream: Arc<Upstream>,
-    pub(super) lane: Lane,
+    pub(super) server: Server,
     pub(super) line: Line,
-    /// How long it may wait for another; `None`: the worker closes it.
+    /// How long it may wait for another; `None`: its other end closes it.
     pub(super) keep: Option<Duration>,
-    pub(super) _in_flight: InFlight,
     pub(super) _under_way: Option<UnderWay>,
+}
+
+/// Who answers a request.
+#[derive(Debug)]
+pub(super) enum Server {
+    /// A worker here.
+    Worker { upstream: Arc<Upstream>, lane: Lane, _in_flight: InFlight },
+    /// One on another host.
+    Host(Arc<Host>),
 }
 
 /// A response's body on its way to the client. When it has been read to its end, the connection
@@ -54,9 +62,20 @@ impl Download {
         }
     }
 
-    /// Who sends it.
+    /// The worker that sends it, if it is one of ours.
     pub(super) fn worker(&self) -> Option<WorkerId> {
-        self.lease.as_ref().map(|lease| lease.upstream.worker.id)
+        match &self.lease.as_ref()?.server {
+            Server::Worker { upstream, .. } => Some(upstream.worker.id),
+            Server::Host(_) => None,
+        }
+    }
+
+    /// The host that sends it, if it is another one.
+    pub(super) fn host(&self) -> Option<&str> {
+        match &self.lease.as_ref()?.server {
+            Server::Worker { .. } => None,
+            Server::Host(host) => Some(&host.name),
+        }
     }
 
     /// The request's entry in the access log ends with this.
@@ -73,11 +92,11 @@ impl Download {
     /// client can use it.
     pub(super) async fn learn_session(&mut self, front: &Front) {
         let Some(Ok(frame)) = self.inner.frame().await else { return };
-        if let (Some(data), Some(lease)) = (frame.data_ref(), &self.lease)
+        if let (Some(data), Some(worker)) = (frame.data_ref(), self.worker())
             && let Some(handshake) = head::handshake(data)
         {
             let silence = handshake.silence.map(Duration::from_millis);
-            front.session_opened(handshake.sid, lease.upstream.worker.id, silence);
+            front.session_opened(handshake.sid, worker, silence);
         }
         self.first = Some(frame);
     }
@@ -123,9 +142,12 @@ impl Body for Download {
 impl Drop for Download {
     fn drop(&mut self) {
         if (self.ended || self.inner.is_end_stream())
-            && let Some(Lease { upstream, lane, line, keep: Some(keep), .. }) = self.lease.take()
+            && let Some(Lease { server, line, keep: Some(keep), .. }) = self.lease.take()
         {
-            upstream.keep(lane, line, keep);
+            match server {
+                Server::Worker { upstream, lane, .. } => upstream.keep(lane, line, keep),
+                Server::Host(host) => host.keep(line),
+            }
         }
     }
 }

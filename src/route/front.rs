@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::access_log::AccessLog;
 use super::admission::Admission;
 use super::counts::{Counts, SlotCounts};
+use super::forward::Forwarding;
 use super::given::Speaks;
 use super::head::Session;
 use super::notes::Notes;
@@ -60,7 +61,7 @@ impl Settings {
 pub struct Front {
     pub(super) places: Vec<Place>,
     /// The workers are Node's, and can be given connections.
-    settings: Mutex<Arc<Settings>>,
+    pub(super) settings: watch::Sender<Arc<Settings>>,
     pub(super) hands_over: bool,
     pub(super) pairs: Pairs,
     pub(super) workers: watch::Sender<Vec<Arc<Upstream>>>,
@@ -74,6 +75,8 @@ pub struct Front {
     pub(super) begun: Instant,
     pub(super) admission: Admission,
     notes: OnceLock<Arc<dyn Notes>>,
+    /// The way to other hosts, if there may be any.
+    pub(super) forwarding: OnceLock<Arc<Forwarding>>,
     /// What has come here.
     pub counts: Counts,
     /// What each slot's workers have done.
@@ -95,7 +98,7 @@ impl Front {
         Ok(Front {
             places,
             hands_over: config.kind == Kind::Node,
-            settings: Mutex::new(Arc::new(Settings::new(config, tls, None))),
+            settings: watch::Sender::new(Arc::new(Settings::new(config, tls, None))),
             pairs: Pairs::new()?,
             workers: watch::Sender::default(),
             sessions: Mutex::default(),
@@ -106,6 +109,7 @@ impl Front {
             begun: Instant::now(),
             admission: Admission::default(),
             notes: OnceLock::new(),
+            forwarding: OnceLock::new(),
             counts: Counts::default(),
             slots: Mutex::default(),
             stop: CancellationToken::new(),
@@ -130,14 +134,26 @@ impl Front {
         lock(&self.sessions).all().collect()
     }
 
+    /// Sessions that are over, and whose clients may not have heard it yet.
+    pub fn sessions_over(&self) -> Vec<(Box<str>, WorkerId)> {
+        lock(&self.sessions).over().collect()
+    }
+
+    /// A predecessor has ended this session.
+    pub fn session_was_ended(&self, sid: &str, worker: WorkerId) {
+        self.session_opened(sid, worker, None);
+        self.end_session(sid, worker);
+    }
+
     /// Routes by other settings from now on.
     pub fn configure(&self, config: &Config, tls: Option<Tls>) {
-        let mut settings = lock(&self.settings);
-        *settings = Arc::new(Settings::new(config, tls, settings.access_log.clone()));
+        self.settings.send_modify(|settings| {
+            *settings = Arc::new(Settings::new(config, tls, settings.access_log.clone()));
+        });
     }
 
     pub(super) fn settings(&self) -> Arc<Settings> {
-        lock(&self.settings).clone()
+        self.settings.borrow().clone()
     }
 
     /// The worker can be sent requests from now on.
@@ -224,7 +240,7 @@ impl Front {
     pub(super) fn end_session(&self, sid: &str, worker: WorkerId) {
         lock(&self.sessions).end(sid, worker);
         if let Some(notes) = self.notes.get() {
-            notes.session_ended(sid);
+            notes.session_over(sid, worker);
         }
         if let Some(poll) = lock(&self.polls).get(sid) {
             poll.notify_waiters();
@@ -248,19 +264,22 @@ impl Front {
     }
 
     /// Ends when nothing is left in a worker that takes no new work: no request, no session, no
-    /// connection that was handed over. Those of HTTP are taken back meanwhile.
+    /// connection that was handed over. Those of HTTP are taken back meanwhile. It is sent nothing
+    /// from then on: what a session still says that was ended would find it stopping.
     pub async fn left(self: &Arc<Self>, upstream: &Arc<Upstream>) {
+        let id = upstream.worker.id;
+        let is_done = || upstream.in_flight() == 0 && self.sessions_of(id) == 0;
         loop {
             let less = upstream.less();
-            let done = upstream.in_flight() == 0 && self.sessions_of(upstream.worker.id) == 0;
             let has_http = upstream.has_http();
-            if !done && !has_http {
+            if !is_done() && !has_http {
                 less.await;
                 continue;
             }
             let given = self.still_given(upstream).await;
-            if done && given.as_ref().is_some_and(Vec::is_empty) {
-                return;
+            // Something may have been begun during the look.
+            if is_done() && given.as_ref().is_some_and(Vec::is_empty) {
+                return self.remove(id);
             }
             if let Some(given) = given.filter(|_| has_http) {
                 self.take_back(upstream, given).await;
@@ -281,6 +300,9 @@ impl Front {
     /// Accepts no more, and lets every connection end with the request it is at. Connections that
     /// were handed over are their workers'.
     pub fn stop(&self) {
+        if let Some(forwarding) = self.forwarding.get() {
+            forwarding.close();
+        }
         self.stop.cancel();
         self.turns.cancel();
         self.accepting.close();
@@ -364,5 +386,43 @@ impl Drop for LongPoll<'_> {
         if polls.get(self.sid).is_some_and(|ended| Arc::strong_count(ended) <= 2) {
             polls.remove(self.sid);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::worker::Worker;
+
+    #[tokio::test]
+    async fn what_begins_at_the_last_moment_is_waited_for_and_nothing_comes_behind_it() {
+        let text = "exec = ['worker']\nlisten = ['8080']\n";
+        let config = Config::parse(Path::new("app.toml"), text).expect("a good configuration");
+        let id = WorkerId(1);
+        let (front, upstream, left) = loop {
+            let front = Arc::new(Front::new(&config, None, Vec::new()).expect("a front-end"));
+            let worker = Arc::new(Worker::new(id, 0, std::process::id(), None, None));
+            let upstream = Arc::new(Upstream::new(worker, front.slot(0)));
+            front.add(upstream.clone());
+            let left = tokio::spawn({
+                let (front, upstream) = (front.clone(), upstream.clone());
+                async move { front.left(&upstream).await }
+            });
+            tokio::task::yield_now().await; // it looks
+            // On a busy machine the look may be over already: once more.
+            if !left.is_finished() {
+                break (front, upstream, left);
+            }
+        };
+        let in_flight = upstream.begin();
+        for _ in 0..3 {
+            front.still_given(&upstream).await;
+        }
+        assert!(!left.is_finished() && front.upstream(id).is_some());
+        drop(in_flight);
+        left.await.expect("it ends");
+        assert!(front.upstream(id).is_none(), "nothing is sent to it any more");
     }
 }

@@ -70,10 +70,11 @@ pub(super) async fn hand_over(
         }
         let Ok(fd) = release(client) else { return Ok(()) };
         let Ok(inode) = rustix::fs::fstat(&fd).map(|stat| stat.st_ino) else { return Ok(()) };
+        // Before it is: the worker may have it already when we are killed.
+        if let (Some(notes), Some(given)) = (front.notes(), HandedOver::of(inode, &speaks)) {
+            notes.given(upstream.worker.id, given);
+        }
         let Err(fd) = upstream.hand_over(listener, fd, None).await else {
-            if let (Some(notes), Some(given)) = (front.notes(), HandedOver::of(inode, &speaks)) {
-                notes.given(upstream.worker.id, given);
-            }
             upstream.given_away(inode, speaks);
             return Ok(());
         };

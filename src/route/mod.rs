@@ -6,6 +6,7 @@
 //!                                             └─▶ proxy    each request by its own session ─┘
 //!                                                          (choose, table)
 //!         `[tls]`: tls, ahead (head) ─▶ proxy
+//!      session of another host: forward ─▶ its proxy
 //! worker is drained: take_back, disconnect
 //! front-end is followed by another: succession
 //! ```
@@ -17,10 +18,12 @@ mod ahead;
 mod arrive;
 mod check;
 mod choose;
+mod cookies;
 mod counts;
 mod disconnect;
 mod download;
 mod fields;
+mod forward;
 pub mod front;
 mod given;
 mod half_close;

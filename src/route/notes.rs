@@ -15,6 +15,9 @@ pub trait Notes: Debug + Send + Sync {
     /// It does not any more.
     fn session_ended(&self, sid: &str);
 
-    /// A worker was given this connection.
+    /// It is over, whatever this worker says, and its client is yet to hear that.
+    fn session_over(&self, sid: &str, worker: WorkerId);
+
+    /// A worker is given this connection. It may refuse it.
     fn given(&self, worker: WorkerId, connection: HandedOver);
 }

@@ -22,8 +22,27 @@ pub(super) async fn peek<T>(
 ) -> io::Result<T> {
     let mut buffer = vec![0; 2048.min(limit + 1)];
     let mut seen = 0;
+    // What has come by now is there before the runtime says so.
+    let mut peeked = match client {
+        Either::Left(stream) => more(stream, &mut buffer, seen, false),
+        Either::Right(stream) => more(stream, &mut buffer, seen, false),
+    };
     loop {
-        let peeked = match client {
+        match peeked {
+            Ok(length) => {
+                seen = length;
+                if seen == buffer.len() && seen <= limit {
+                    buffer.resize((seen * 4).min(limit + 1), 0);
+                    // There may be more already; nothing new has to arrive for it.
+                    seen -= 1;
+                } else if let Some(found) = look(&buffer[..seen]) {
+                    return Ok(found);
+                }
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e),
+        }
+        peeked = match client {
             Either::Left(stream) => {
                 let ready = stream.ready(Interest::READABLE).await?;
                 let more = || more(stream, &mut buffer, seen, ready.is_read_closed());
@@ -35,21 +54,20 @@ pub(super) async fn peek<T>(
                 stream.try_io(Interest::READABLE, more)
             }
         };
-        match peeked {
-            Ok(length) => seen = length,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(e) => return Err(e),
-        }
-        if seen == buffer.len() && seen <= limit {
-            buffer.resize((seen * 4).min(limit + 1), 0);
-            // There may be more already; nothing new has to arrive for it.
-            seen -= 1;
-            continue;
-        }
-        if let Some(found) = look(&buffer[..seen]) {
-            return Ok(found);
-        }
     }
+}
+
+/// Takes so many bytes off that have been seen.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn take(client: &Client, length: usize) -> io::Result<()> {
+    let mut seen = vec![0; length];
+    let (taken, _) = match client {
+        Either::Left(stream) => rustix::net::recv(stream, &mut seen, RecvFlags::empty())?,
+        Either::Right(stream) => rustix::net::recv(stream, &mut seen, RecvFlags::empty())?,
+    };
+    if taken == length { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 /// Looks at what has arrived; `WouldBlock` until it is more than what was `seen`, so that the

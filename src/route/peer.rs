@@ -8,6 +8,7 @@ use std::sync::Arc;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio_util::either::Either;
 
+use super::upstream::ListenerId;
 use crate::listen::Client;
 use crate::worker::Worker;
 
@@ -20,6 +21,14 @@ pub(super) struct Peer {
     pub(super) trusted: bool,
     /// What it sends is encrypted, up to here.
     pub(super) encrypted: bool,
+}
+
+/// Whose a request is: where it came in, of whom, and over which connection.
+#[derive(Debug)]
+pub(super) struct Caller {
+    pub(super) listener: ListenerId,
+    pub(super) peer: Peer,
+    pub(super) ends: Ends,
 }
 
 /// What is read and taken out by what we load into Node workers, `worker/hook.cjs`.
@@ -57,6 +66,23 @@ impl Ends {
             false => text.clone(),
         };
         Ends { ip: peer.address.map(|address| address.ip()), text, whole }
+    }
+
+    /// In words, for another host: as a worker is told.
+    pub(super) fn told(&self) -> &str {
+        &self.whole
+    }
+
+    /// Those that another host tells of; the client's address, and whether it is encrypted.
+    pub(super) fn of_words(whole: &str) -> (Ends, Option<SocketAddr>, bool) {
+        let text = whole.strip_suffix(ENCRYPTED).map(str::trim_end);
+        let is_encrypted = text.is_some();
+        let text = text.unwrap_or(whole);
+        let mut words = text.split(' ');
+        let ip = words.next().and_then(|ip| ip.split('%').next()?.parse().ok());
+        let port = words.next().and_then(|port| port.parse().ok());
+        let address = ip.zip(port).map(|(ip, port)| SocketAddr::new(ip, port));
+        (Ends { ip, text: text.into(), whole: whole.into() }, address, is_encrypted)
     }
 
     /// Whether a worker takes these for a connection's.

@@ -12,29 +12,29 @@ use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
 use super::access_log::Entry;
-use super::affinity::{Affinity, COOKIE};
+use super::affinity::Affinity;
 use super::choose::{FORWARDED_FOR, Work, affinity_of};
+use super::cookies::{issue_cookie, issue_host, knows_host};
 use super::counts::{Own, Retry};
-use super::download::{Download, Lease};
+use super::download::{Download, Lease, Server};
 use super::fields::{KEEP_ALIVE, identify, introduce, strip_hop_by_hop, words};
+use super::forward::{self, Host};
 use super::front::{Front, LongPoll, Settings};
-use super::given::Origin;
 use super::half_close::LastWord;
 use super::head::{self, Session};
 use super::idle::Lane;
 use super::methods;
-use super::peer::{Ends, Peer};
+use super::peer::Caller;
 use super::succession::{Arriving, Exchange};
 use super::upgrade::{self, Tunnel, wants_websocket};
 use super::upload::{Broken, Upload};
-use super::upstream::ListenerId;
 use crate::config::Sticky;
 use crate::sync::lock;
 
 /// A worker that dies with a request in hand takes at most this many tries.
-const MAX_TRIES: usize = 4;
+pub(super) const MAX_TRIES: usize = 4;
 
-/// How long the end of a worker that can't be reached may go unnoticed, when there is no other.
+/// How long the end of a worker that has failed may go unnoticed, when there is no other.
 const NOTICED: Duration = Duration::from_millis(100);
 
 /// How long a connection to a worker is kept when the worker does not say for how long it does.
@@ -42,11 +42,10 @@ const KEEP: Duration = Duration::from_secs(2);
 
 /// What the requests of a connection have in common.
 pub(super) struct Requests {
-    front: Arc<Front>,
-    listener: ListenerId,
-    peer: Peer,
-    ends: Ends,
-    last_word: Arc<LastWord>,
+    pub(super) front: Arc<Front>,
+    /// `None`: another host brings them, and says of each whose it is.
+    caller: Option<Caller>,
+    pub(super) last_word: Arc<LastWord>,
     /// Of the last chunked body, if it is not known yet whether it has ended without trailers.
     last_end: Mutex<Option<oneshot::Receiver<()>>>,
     /// What becomes of the connection when it is HTTP no more.
@@ -56,15 +55,14 @@ pub(super) struct Requests {
 pub(super) type Answer = Response<Either<Download, Full<Bytes>>>;
 
 impl Requests {
-    /// Those of a connection from there; `last_word`: where the client's is heard.
+    /// Those of a client's connection, or of another host's; `last_word`: where the client's is heard.
     pub(super) fn new(
         front: Arc<Front>,
-        Origin { listener, peer }: Origin,
-        ends: Ends,
+        caller: Option<Caller>,
         last_word: Arc<LastWord>,
     ) -> Requests {
         let (last_end, tunnel) = (Mutex::default(), Mutex::default());
-        Requests { front, listener, peer, ends, last_word, last_end, tunnel }
+        Requests { front, caller, last_word, last_end, tunnel }
     }
 
     /// What has become of the connection, if it is HTTP no more.
@@ -119,24 +117,32 @@ impl Requests {
     async fn log(&self, mut request: Request<Incoming>, arriving: Option<Arriving>) -> Answer {
         let settings = self.front.settings();
         let Settings { route, access_log, .. } = &*settings;
+        let told;
+        let caller = match &self.caller {
+            Some(caller) => caller,
+            None => {
+                told = forward::told(request.headers_mut(), self.front.places.len());
+                &told
+            }
+        };
         if let Some(name) = &route.request_id {
-            identify(request.headers_mut(), name, self.peer);
+            identify(request.headers_mut(), name, caller.peer);
         }
         let Some(log) = access_log else {
-            return self.answer(&settings, request, arriving).await;
+            return self.answer(&settings, caller, request, arriving).await;
         };
         let hops = request.headers().get_all(FORWARDED_FOR).into_iter().map(HeaderValue::as_bytes);
-        let client = route.client(self.peer.address.map(|address| address.ip()), hops);
+        let client = route.client(caller.peer.address.map(|address| address.ip()), hops);
         let mut entry = Entry::of(log.clone(), &request, client, route.request_id.as_ref());
-        let mut response = self.answer(&settings, request, arriving).await;
+        let mut response = self.answer(&settings, caller, request, arriving).await;
         let status = response.status();
         match response.body_mut() {
             Either::Left(body) => {
-                entry.answered(status, body.worker());
+                entry.answered(status, body.worker(), body.host());
                 body.log(entry);
             }
             Either::Right(text) => {
-                entry.answered(status, None);
+                entry.answered(status, None, None);
                 entry.pass(text.size_hint().lower() as usize);
             }
         }
@@ -146,10 +152,12 @@ impl Requests {
     async fn answer(
         &self,
         settings: &Settings,
+        caller: &Caller,
         mut request: Request<Incoming>,
         arriving: Option<Arriving>,
     ) -> Answer {
-        let Requests { front, peer, .. } = self;
+        let Requests { front, .. } = self;
+        let Caller { peer, .. } = caller;
         let begun = Instant::now();
         if front.hands_over && !methods::node_knows(request.method()) {
             return self.refuse(Own::Method, "Node knows no such method.");
@@ -161,6 +169,8 @@ impl Requests {
         let session = head::session(target);
         let version = head::engine_version(target);
         let affinity = affinity_of(&settings.route, *peer, request.headers());
+        let host = settings.route.host_cookie.as_ref();
+        let host = host.filter(|cookie| !knows_host(request.headers(), cookie));
         let upgrade = upgrade::wanted(&request);
         strip_hop_by_hop(request.headers_mut());
         if request.body().size_hint().exact().is_none() {
@@ -189,14 +199,27 @@ impl Requests {
             Err(broken) => return self.refuse(broken.into(), &broken.to_string()),
         };
         let request = Request::from_parts(head, body);
-        let sent = tokio::select! {
-            sent = self.send(&session, affinity, is_poll, request) => sent,
-            () = front.stop.cancelled(), if is_poll => Err(Failure::SessionEnds),
+        // What another host has brought it has looked for already.
+        let is_brought = self.caller.is_none();
+        let sent = match (front.locate(&session, !is_brought).await, &session) {
+            // Boxed: other requests need no room for it.
+            (Some(host), Session::Of(sid)) => {
+                Box::pin(self.forward(caller, sid, host, request)).await
+            }
+            _ => tokio::select! {
+                sent = self.send(caller, &session, affinity, is_poll, request) => sent,
+                () = front.stop.cancelled(), if is_poll => Err(Failure::SessionEnds),
+            },
         };
         match sent {
             Ok((mut response, lease)) => {
-                let took = (!is_poll).then(|| begun.elapsed());
-                lease.upstream.answered(response.status(), took);
+                match &lease.server {
+                    Server::Worker { upstream, .. } => {
+                        let took = (!is_poll).then(|| begun.elapsed());
+                        upstream.answered(response.status(), took);
+                    }
+                    Server::Host(host) => host.answered(),
+                }
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     return match upgrade {
                         Some(_) => {
@@ -208,10 +231,24 @@ impl Requests {
                         None => self.refuse(Own::Switched, "The worker switched protocols."),
                     };
                 }
-                let keep = keep_alive(response.headers());
+                let keep = match &lease.server {
+                    Server::Worker { .. } => keep_alive(response.headers()),
+                    Server::Host(_) => forward::keep(response.headers()),
+                };
                 strip_hop_by_hop(response.headers_mut());
-                if let Sticky::Cookie(_) = settings.route.sticky {
-                    issue_cookie(response.headers_mut(), affinity, lease.upstream.worker.slot);
+                // Another host has said where the client belongs.
+                if let Server::Worker { upstream, .. } = &lease.server {
+                    if let Sticky::Cookie(_) = settings.route.sticky {
+                        issue_cookie(response.headers_mut(), affinity, upstream.worker.slot);
+                    }
+                    if let Some(host) = host {
+                        issue_host(response.headers_mut(), host);
+                    }
+                    if let (true, Session::Of(sid)) = (is_brought, &session)
+                        && front.worker_of(sid).is_none()
+                    {
+                        forward::disown(response.headers_mut());
+                    }
                 }
                 let unread = response.status() == StatusCode::BAD_REQUEST && keep.is_none();
                 if upgrade.is_some() || unread || self.ends_in_doubt() {
@@ -242,6 +279,10 @@ impl Requests {
             Err(Failure::Died) => {
                 self.refuse(Own::Died, "The worker ended before it had answered.")
             }
+            Err(Failure::Host(host)) => {
+                host.failed();
+                self.refuse(Own::HostFailed, "The host of this session can't be reached.")
+            }
         }
     }
 
@@ -256,12 +297,14 @@ impl Requests {
     /// only, or a request that kills its worker would kill them all.
     async fn send(
         &self,
+        caller: &Caller,
         session: &Session,
         affinity: Affinity,
         is_poll: bool,
         mut request: Request<Upload>,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
-        let Requests { front, listener, ends, .. } = self;
+        let Requests { front, .. } = self;
+        let Caller { ends, listener, .. } = caller;
         let listener = *listener;
         let repeatable = request.body().is_end_stream() && request.method().is_idempotent();
         // What comes behind it is the tunnel's to carry.
@@ -273,7 +316,7 @@ impl Requests {
             Session::Handshake | Session::Of(_) => Work::Lasting,
         };
         let mut repeated = false;
-        let mut unreached = None;
+        let mut failed = None;
         let mut again = None;
         let poll = if is_poll { front.poll(session) } else { None };
         let ended = poll.as_ref().map(LongPoll::ended);
@@ -290,7 +333,7 @@ impl Requests {
             }
             let waiting = front.waits_for_a_worker();
             let upstream = front
-                .choose(listener, session, affinity, work, unreached)
+                .choose(listener, session, affinity, work, failed)
                 .await
                 .ok_or(Failure::NoWorker)?;
             drop(waiting);
@@ -298,7 +341,7 @@ impl Requests {
                 front.counts.retries.count(reason);
             }
             let id = upstream.worker.id;
-            if unreached.is_some_and(|unreached| n > 1 || unreached == id) {
+            if failed.is_some_and(|failed| n > 1 || failed == id) {
                 upstream.is_going(NOTICED).await;
             }
             let in_flight = upstream.begin();
@@ -314,7 +357,7 @@ impl Requests {
             };
             let Ok(mut line) = connected else {
                 again = Some(Retry::Unreached);
-                unreached = Some(id);
+                failed = Some(id);
                 continue;
             };
             ends.tell(&upstream.worker, &mut line.told, request.headers_mut());
@@ -328,14 +371,8 @@ impl Requests {
             };
             match response {
                 Ok(response) => {
-                    let lease = Lease {
-                        upstream,
-                        lane,
-                        line,
-                        keep: None,
-                        _in_flight: in_flight,
-                        _under_way: under_way,
-                    };
+                    let server = Server::Worker { upstream, lane, _in_flight: in_flight };
+                    let lease = Lease { server, line, keep: None, _under_way: under_way };
                     return Ok((response, lease));
                 }
                 Err(mut error) => {
@@ -349,7 +386,13 @@ impl Requests {
                             repeated = true;
                             again = Some(Retry::Unanswered);
                             let copy = copy.filter(|_| !self.last_word.is_said());
-                            copy.ok_or(Failure::Died)?
+                            let copy = copy.ok_or(Failure::Died)?;
+                            // Its end may not be noticed yet.
+                            match affinity {
+                                Affinity::Anywhere => failed = Some(id),
+                                _ => upstream.is_going(NOTICED).await,
+                            }
+                            copy
                         }
                     };
                 }
@@ -387,15 +430,17 @@ fn is_one_host(host: &[u8]) -> bool {
     !host.iter().any(|byte| byte.is_ascii_whitespace() || br"/\?#@".contains(byte))
 }
 
-enum Failure {
+pub(super) enum Failure {
     NoWorker,
     /// The poll's worker is going, and its session with it.
     SessionEnds,
     Body(Broken),
     Died,
+    /// The host of the session is not reached, or has ended.
+    Host(Arc<Host>),
 }
 
-fn copy_of(request: &Request<Upload>) -> Request<Upload> {
+pub(super) fn copy_of(request: &Request<Upload>) -> Request<Upload> {
     let mut copy = Request::new(Upload::default());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
@@ -414,20 +459,6 @@ fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
     let said = words(headers, KEEP_ALIVE)
         .find_map(|word| word.strip_prefix("timeout=").and_then(|n| n.parse::<u64>().ok()));
     Some(said.map_or(KEEP, |seconds| Duration::from_millis(seconds.saturating_mul(500))))
-}
-
-/// Tells a client without a place, or with one that is no more, where it belongs.
-fn issue_cookie(headers: &mut HeaderMap, affinity: Affinity, slot: usize) {
-    let is_right = match affinity {
-        Affinity::Anywhere => false,
-        Affinity::Slot(claimed) => claimed == slot,
-        Affinity::Key(_) => true, // it finds the same place again
-    };
-    if !is_right {
-        let cookie = format!("{COOKIE}={slot}; Path=/; HttpOnly; SameSite=Lax");
-        let cookie = HeaderValue::try_from(cookie).expect("a number is a header's text");
-        headers.append(header::SET_COOKIE, cookie);
-    }
 }
 
 /// What Engine.IO itself answers a poll with when it closes a session: the client ends it and

@@ -5,9 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 
 use proxy_header::{Error, ParseConfig, ProxyHeader};
-use tokio::io::AsyncReadExt;
 
-use super::peek::peek;
+use super::peek;
 use crate::listen::Client;
 
 /// Addresses take 232 bytes at most. The rest is for what else a balancer likes to say.
@@ -23,9 +22,9 @@ const MAX_LINE: usize = 107;
 ///
 /// # Errors
 /// The connection begins with something else, or ends.
-pub(super) async fn take(client: &mut Client) -> io::Result<Option<SocketAddr>> {
-    let (source, length) = peek(client, MAX, read).await?.map_err(io::Error::other)?;
-    client.read_exact(&mut vec![0; length]).await?;
+pub(super) async fn take(client: &Client) -> io::Result<Option<SocketAddr>> {
+    let (source, length) = peek::peek(client, MAX, read).await?.map_err(io::Error::other)?;
+    peek::take(client, length)?;
     Ok(source)
 }
 

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::Request;
 use hyper::body::{Body, Incoming};
@@ -16,10 +17,15 @@ use super::front::Front;
 use super::given::Origin;
 use super::half_close::LastWord;
 use super::head::MAX_HEADERS;
-use super::peer::Ends;
+use super::peer::{Caller, Ends};
 use super::proxy::Requests;
 use super::succession::{Between, Passable, Watched};
 use crate::config::Limits;
+use crate::listen::Client;
+
+/// How long a connection of another host waits for one more request when this front-end goes: it may
+/// have been sent already, on one that was kept.
+const LINGER: Duration = Duration::from_secs(3);
 
 /// Serves a client's connection until it ends, or to the end of its request when the front-end
 /// stops, or until it can be passed on. `last_word`: where the client's is heard, if it can be.
@@ -33,12 +39,38 @@ pub(super) async fn serve(
     last_word: Option<Arc<LastWord>>,
     is_seen: bool,
 ) {
+    let Origin { listener, peer } = from;
+    let caller = Some(Caller { listener, peer, ends });
+    let left = carry(&front, caller, client, limits, last_word, is_seen).await;
+    if let Some((client, ahead)) = left {
+        front.pass_kept(from, client, &ahead);
+    }
+}
+
+/// Serves a connection on which another host brings requests.
+pub(super) async fn serve_host(
+    front: Arc<Front>,
+    host: Ahead<impl Passable + AsyncRead + AsyncWrite + Send + Unpin + 'static>,
+    limits: &Limits,
+) {
+    carry(&front, None, host, limits, None, true).await;
+}
+
+/// Serves a connection; gives back what is to be passed on, and what has been read ahead of it.
+async fn carry(
+    front: &Arc<Front>,
+    caller: Option<Caller>,
+    client: Ahead<impl Passable + AsyncRead + AsyncWrite + Send + Unpin + 'static>,
+    limits: &Limits,
+    last_word: Option<Arc<LastWord>>,
+    is_seen: bool,
+) -> Option<(Client, Vec<u8>)> {
     let (begun, between) = (Notify::new(), Arc::<Between>::default());
     if !is_seen {
         begun.notify_one();
     }
-    let is_plain = last_word.is_some();
-    let requests = Requests::new(front.clone(), from, ends, last_word.unwrap_or_default());
+    let (is_plain, is_host) = (last_word.is_some(), caller.is_none());
+    let requests = Requests::new(front.clone(), caller, last_word.unwrap_or_default());
     let service = service_fn(|request: Request<Incoming>| {
         begun.notify_one();
         let exchange = between.begin();
@@ -70,11 +102,20 @@ pub(super) async fn serve(
                 () = front.stop.cancelled() => between.stay(),
             }
         }
+        if is_host && between.is_between() {
+            // Whatever was begun before is over.
+            tokio::select! {
+                biased;
+                () = begun.notified() => {}
+                () = std::future::ready(()) => {}
+            }
+        }
         // The first request is answered in any case.
         tokio::select! {
             biased;
             _ = &mut connection => return false,
             () = begun.notified() => {}
+            () = tokio::time::sleep(LINGER), if is_host => {}
         }
         Pin::new(&mut connection).graceful_shutdown();
         let _ = (&mut connection).await;
@@ -82,24 +123,18 @@ pub(super) async fn serve(
     };
     let is_left = is_left.await;
     let carried = match requests.tunnel() {
-        None if !is_left => None,
+        None if !is_left => return None,
         tunnel => {
             let Parts { io, read_buf, .. } = connection.into_parts();
             let (client, rest) = io.into_inner().into_inner().into_parts();
             let ahead = [&read_buf[..], &rest[..]].concat();
             match tunnel {
                 // Boxed: other connections need no room for it.
-                Some(tunnel) => Some(Box::pin(tunnel.carry(Ahead::of(&ahead, client)))),
-                None => {
-                    if let Some(client) = client.into_plain() {
-                        front.pass_kept(from, client, &ahead);
-                    }
-                    None
-                }
+                Some(tunnel) => Box::pin(tunnel.carry(Ahead::of(&ahead, client))),
+                None => return client.into_plain().map(|client| (client, ahead)),
             }
         }
     };
-    if let Some(carried) = carried {
-        carried.await;
-    }
+    carried.await;
+    None
 }

@@ -66,6 +66,12 @@ impl Sessions {
         live.map(|(sid, entry)| (sid.clone(), entry.worker, entry.silence.saturating_sub(GRACE)))
     }
 
+    /// Those that were ended, and in which worker each was.
+    pub fn over(&self) -> impl Iterator<Item = (Box<str>, WorkerId)> {
+        let over = self.by_sid.iter().filter(|(_, entry)| entry.ended);
+        over.map(|(sid, entry)| (sid.clone(), entry.worker))
+    }
+
     /// The worker says that a session of its own has ended.
     pub fn close(&mut self, sid: &str, worker: WorkerId) {
         if self.by_sid.get(sid).is_some_and(|entry| entry.worker == worker) {
@@ -210,7 +216,7 @@ mod tests {
         sessions.end("a", WorkerId(1));
         sessions.end("a", WorkerId(1));
         assert!(sessions.is_ended("a") && !sessions.is_ended("b"));
-        assert_eq!(sessions.of(WorkerId(1)), ["b".into()]);
+        assert_eq!(sessions.of(WorkerId(1)), [Box::from("b")]);
         assert_eq!((sessions.count(WorkerId(1)), sessions.len()), (1, 2));
         assert_eq!(sessions.find("a", S(1)), Some(WorkerId(1)), "what it still posts arrives");
         sessions.close("a", WorkerId(1));

@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-use super::download::Lease;
+use super::download::{Lease, Server};
 use super::fields::words;
 use super::front::Front;
 use super::tunnel;
@@ -32,7 +32,11 @@ impl Tunnel {
     /// The client and the worker both speak something else now.
     pub(super) fn open(front: &Front, response: &mut Response<Incoming>, lease: Lease) -> Tunnel {
         let worker = hyper::upgrade::on(response);
-        let close = lease.upstream.open_tunnel();
+        let close = match &lease.server {
+            Server::Worker { upstream, .. } => upstream.open_tunnel(),
+            // That host says when it has to end.
+            Server::Host(_) => Arc::default(),
+        };
         Tunnel { worker, close, stop: front.stopping(), _lease: lease }
     }
 

@@ -193,6 +193,11 @@ impl Upstream {
         !self.draining.load(Ordering::Relaxed) && self.serves(listener)
     }
 
+    /// Whether a connection would be on its way to it at once.
+    pub(super) fn has_room(&self) -> bool {
+        self.worker.has_room()
+    }
+
     /// It serves from now on.
     pub(super) fn begin_to_serve(&self) {
         self.since.get_or_init(Instant::now);
@@ -486,7 +491,11 @@ async fn connect(path: &Path) -> io::Result<UnixStream> {
     Err(io::ErrorKind::TimedOut.into())
 }
 
-async fn speak(
+/// Begins to speak HTTP on a connection, whose other end takes it for that of `told`.
+///
+/// # Errors
+/// It has ended.
+pub(super) async fn speak(
     connection: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     told: Told,
 ) -> io::Result<Line> {

@@ -18,11 +18,11 @@ use crate::worker::WorkerId;
 /// How long answers to a custom action may be waited for.
 const MAX_WAIT: u64 = 3600;
 
-/// Somebody waits until a slot has another worker than those up to `after`.
+/// Somebody waits until a slot has another worker than those before.
 #[derive(Debug)]
 pub(super) struct Restarting {
     slot: usize,
-    after: WorkerId,
+    before: Vec<WorkerId>,
     reply: Reply<Restarted>,
 }
 
@@ -30,9 +30,9 @@ impl Supervisor {
     pub(super) fn restart(&mut self, slot: usize, reply: Reply<Restarted>) {
         let refused = if self.fleet.is_rolling() {
             "a reload is under way, which replaces every worker".to_owned()
-        } else if let Some(after) = self.fleet.renew(slot) {
+        } else if let Some(before) = self.fleet.renew(slot) {
             tracing::info!(slot, "restarting");
-            return self.restarting.push(Restarting { slot, after, reply });
+            return self.restarting.push(Restarting { slot, before, reply });
         } else {
             self.no_such_slot(slot)
         };
@@ -41,10 +41,10 @@ impl Supervisor {
 
     /// Tells those who wait for a restart what has come of it.
     pub(super) fn answer_who_restarts(&mut self) {
-        for Restarting { slot, after, reply } in std::mem::take(&mut self.restarting) {
-            let answer = match self.fleet.renewed(slot, after) {
+        for Restarting { slot, before, reply } in std::mem::take(&mut self.restarting) {
+            let answer = match self.fleet.renewed(slot, &before) {
                 Renewed::Pending => {
-                    self.restarting.push(Restarting { slot, after, reply });
+                    self.restarting.push(Restarting { slot, before, reply });
                     continue;
                 }
                 Renewed::Serves(worker) => Ok(Restarted { slot, worker: worker.0 }),

@@ -1,10 +1,14 @@
 //! How others speak to the supervisor: requests that are answered when their effect is there.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use crate::config::Difference;
+use crate::relay::BusStatus;
 
 /// What can be asked of a running app.
 #[derive(Debug)]
@@ -56,6 +60,9 @@ pub enum Refusal {
     /// The app was stopped before.
     #[error("the app was stopped meanwhile")]
     Stopped,
+    /// Another program goes on with the app, and has not heard of it.
+    #[error("another cohortd goes on with the app just now: ask again")]
+    Left,
     /// It could not be done.
     #[error("{0}")]
     Failed(String),
@@ -166,12 +173,15 @@ pub struct Status {
     pub last_reload_error: Option<String>,
     /// Its workers, by slot and age.
     pub workers: Vec<WorkerStatus>,
+    /// `[relay] bus`, and the other hosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bus: Option<BusStatus>,
 }
 
 /// How a worker is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStatus {
-    /// Its number, never reused.
+    /// Its number.
     pub id: u64,
     /// Its place.
     pub slot: usize,
@@ -211,6 +221,7 @@ pub struct WorkerStatus {
 pub struct Handle {
     requests: mpsc::Sender<Request>,
     changes: watch::Receiver<()>,
+    left: Arc<AtomicBool>,
 }
 
 /// The supervisor's end of it.
@@ -219,6 +230,15 @@ pub struct Asked {
     pub(super) requests: mpsc::Receiver<Request>,
     /// Told when a status would have other words in it than before.
     pub(super) changed: watch::Sender<()>,
+    /// The app is another program's.
+    left: Arc<AtomicBool>,
+}
+
+impl Asked {
+    /// Another program goes on with the app: what was not done by now is to be asked of that.
+    pub(super) fn leave(&self) {
+        self.left.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Requests that wait; the supervisor answers within one turn of its loop.
@@ -229,7 +249,8 @@ impl Handle {
     pub fn new() -> (Handle, Asked) {
         let (requests, asked) = mpsc::channel(MAX_WAITING);
         let (changed, changes) = watch::channel(());
-        (Handle { requests, changes }, Asked { requests: asked, changed })
+        let left = Arc::<AtomicBool>::default();
+        (Handle { requests, changes, left: left.clone() }, Asked { requests: asked, changed, left })
     }
 
     /// Asks and waits for the answer.
@@ -238,8 +259,13 @@ impl Handle {
     /// What was asked for did not happen, and why.
     pub async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(request(reply)).await.map_err(|_| Refusal::Stopped)?;
-        answer.await.map_err(|_| Refusal::Stopped)?.map_err(Refusal::Failed)
+        self.requests.send(request(reply)).await.map_err(|_| self.refusal())?;
+        answer.await.map_err(|_| self.refusal())?.map_err(Refusal::Failed)
+    }
+
+    /// Why there is no answer.
+    fn refusal(&self) -> Refusal {
+        if self.left.load(Ordering::Relaxed) { Refusal::Left } else { Refusal::Stopped }
     }
 
     /// Tells of every change of what a [`Status`] says in words: states, generations, who is there.

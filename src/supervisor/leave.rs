@@ -14,9 +14,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::estate::{self, FORMAT, Kept, Record, State};
 use super::handle::{Reply, Succession};
 use super::phase::Phase;
-use super::process::Event;
 use super::resume::monotonic;
 use super::run::Supervisor;
+use super::tasks::Event;
 use crate::listen::Socket;
 use crate::program;
 use crate::route::Front;
@@ -77,11 +77,16 @@ impl Supervisor {
     fn records(&self, state: &State) -> impl Iterator<Item = Record> {
         let sessions = self.shared.front.sessions().into_iter();
         let sessions = sessions.map(|(sid, id, silence)| estate::session(&sid, id, Some(silence)));
+        let over = self.shared.front.sessions_over().into_iter();
+        let over = over.map(|(sid, id)| Record::SessionOver(sid.into(), id));
         let given = self.processes.iter().flat_map(|(id, process)| {
             let all = process.upstream.handed_over().into_iter();
             all.map(|connection| Record::Given(*id, connection)).collect::<Vec<_>>()
         });
-        std::iter::once(Record::State(Box::new(state.clone()))).chain(sessions).chain(given)
+        std::iter::once(Record::State(Box::new(state.clone())))
+            .chain(sessions)
+            .chain(over)
+            .chain(given)
     }
 
     fn state(&self, phase: &Phase) -> State {
@@ -133,6 +138,7 @@ impl Supervisor {
             releases,
             workers,
             servers: self.servers.snapshot(),
+            hosts: self.shared.relay.known(),
         }
     }
 
@@ -216,6 +222,7 @@ impl Supervisor {
         self.shared.tasks.wait().await;
         let estate = self.shared.estate.clone().expect("asked before");
         let state = self.state(&Phase::Up);
+        self.shared.relay.hush();
         let kept = estate.leave(self.records(&state)).unwrap_or_else(|error| {
             // systemd has what was written down until now.
             tracing::error!(%error, "not everything is handed on");

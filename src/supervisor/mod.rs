@@ -15,12 +15,14 @@ mod page;
 mod phase;
 mod process;
 mod prom_client;
+mod reap;
 mod release;
 mod requests;
 mod resume;
 mod run;
 mod scrape;
 mod servers;
+mod tasks;
 
 pub use handle::{
     Answer, Asked, Differences, Handle, Reached, Refusal, Reloaded, Reply, Request, Restarted,

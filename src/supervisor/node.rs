@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::process::{Event, Shared};
+use super::tasks::{Event, Shared};
 use crate::route::Upstream;
 use crate::worker::wire::cluster::Request;
 use crate::worker::wire::{Framing, Incoming};

@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use super::process::Shared;
 use super::scrape::Snapshot;
+use super::tasks::Shared;
 use crate::metrics::prom_client::{Answer, aggregate};
 use crate::metrics::text::{Exposition, Family, Format, Kind};
+use crate::relay::{BusStatus, HostStatus};
 use crate::route::{SlotCounts, Upstream};
 use crate::worker::{memory, processor};
 
@@ -35,6 +36,9 @@ pub(super) fn write(
     page.of_requests(shared);
     page.of_connections(shared);
     page.of_messages(shared);
+    if let Some(bus) = shared.relay.status() {
+        page.of_bus(&bus);
+    }
     aggregate(answers, &mut page.out);
     page.out.finish()
 }
@@ -211,5 +215,66 @@ impl Page<'_> {
         self.counter("cohortd_relay_delivered_bytes_total", help).is(relayed.bytes as f64);
         let help = "What came of asking workers for the metrics of their own prom-client.";
         self.counter("cohortd_prom_client_questions_total", help).tally(&[], &shared.counts.asked);
+    }
+
+    /// Where `[relay] bus` is set.
+    fn of_bus(&mut self, bus: &BusStatus) {
+        self.gauge("cohortd_bus_up", "Whether the bus is reached: 1 or 0.")
+            .is(f64::from(u8::from(bus.up)));
+        self.counter("cohortd_bus_reconnects_total", "How often the bus was reached anew.")
+            .is(bus.reconnects as f64);
+        if let Some(delay) = bus.delay {
+            let help = "How long a frame last took to the bus and back.";
+            self.gauge("cohortd_bus_delay_seconds", help).is(delay);
+        }
+        let help = "Bytes that wait to be sent to the bus.";
+        self.gauge("cohortd_bus_queue_bytes", help).is(bus.queued as f64);
+        let kinds = [("sent", bus.sent), ("dropped", bus.dropped)];
+        let help = "Frames that were sent to the bus, or dropped because too much waited for it.";
+        let mut family = self.counter("cohortd_bus_frames_total", help);
+        kinds.iter().for_each(|(kind, t)| family.sample("", [("kind", *kind)], t.frames as f64));
+        let help = "The bytes of all that.";
+        let mut family = self.counter("cohortd_bus_bytes_total", help);
+        kinds.iter().for_each(|(kind, t)| family.sample("", [("kind", *kind)], t.bytes as f64));
+        let help = "Frames that other hosts have sent and that have not come.";
+        self.counter("cohortd_bus_lost_total", help).is(bus.lost as f64);
+        let help = "Frames that came twice, or after what was said later, and were not passed on.";
+        self.counter("cohortd_bus_duplicates_total", help).is(bus.duplicates as f64);
+        let help = "Frames on the app's channel that were no cohortd's, and went nowhere.";
+        self.counter("cohortd_bus_foreign_total", help).is(bus.foreign as f64);
+        self.gauge("cohortd_hosts", "Other hosts that are there.").is(bus.hosts.len() as f64);
+        let help = "Workers of another host that have spoken.";
+        self.each_host("cohortd_host_workers", Kind::Gauge, help, bus, |host| host.workers as f64);
+        let help = "Frames that have come from another host since it came.";
+        self.each_host("cohortd_host_frames_total", Kind::Counter, help, bus, |host| {
+            host.received.frames as f64
+        });
+        let help = "The bytes of all that.";
+        self.each_host("cohortd_host_bytes_total", Kind::Counter, help, bus, |host| {
+            host.received.bytes as f64
+        });
+        let help = "Requests whose session is on another host, which it has answered.";
+        self.each_host("cohortd_host_forwarded_total", Kind::Counter, help, bus, |host| {
+            host.forwarded.requests as f64
+        });
+        let help = "Such requests that could not be passed on, or were not answered.";
+        self.each_host("cohortd_host_forward_failures_total", Kind::Counter, help, bus, |host| {
+            host.forwarded.failed as f64
+        });
+    }
+
+    /// A value for each other host.
+    fn each_host(
+        &mut self,
+        name: &'static str,
+        kind: Kind,
+        help: &str,
+        bus: &BusStatus,
+        of: impl Fn(&HostStatus) -> f64,
+    ) {
+        let mut family = self.out.family(name, kind, help);
+        for host in &bus.hosts {
+            family.sample("", [("host", host.name.as_str())], of(host));
+        }
     }
 }

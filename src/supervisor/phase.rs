@@ -85,7 +85,10 @@ impl Supervisor {
         let summary = self.fleet.summary();
         match phase {
             Phase::Starting => format!("Starting: {summary}"),
-            Phase::Up => summary.to_string(),
+            Phase::Up => match self.shared.relay.trouble() {
+                Some(trouble) => format!("{summary}; {trouble}"),
+                None => summary.to_string(),
+            },
             Phase::Draining { .. } => {
                 let open = self.shared.front.connections();
                 format!("Stopping: {open} connections finish their requests")

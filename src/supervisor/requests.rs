@@ -247,6 +247,7 @@ impl Supervisor {
             failed_reloads: self.failed_reloads,
             last_reload_error: self.last_reload_error.clone(),
             workers,
+            bus: self.shared.relay.status(),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,9 +12,10 @@ use rustix::time::{ClockId, clock_gettime};
 use super::estate::{self, Kept, Left, State};
 use super::fleet::{Exit, Fleet, Generation};
 use super::phase::Phase;
-use super::process::{Parts, Process, Shared};
+use super::process::{Parts, Process};
 use super::release::Release;
 use super::run::Supervisor;
+use super::tasks::Shared;
 use crate::config::Config;
 use crate::listen::OwnPath;
 use crate::route::Tls;
@@ -21,7 +23,7 @@ use crate::systemd::{events, fd_store};
 use crate::worker::cgroup;
 use crate::worker::channel::Channel;
 use crate::worker::notify::NotifySocket;
-use crate::worker::spawn::Interface;
+use crate::worker::spawn::{self, Interface};
 use crate::worker::{Worker, WorkerId};
 
 /// So many messages may each supervisor of a worker send: numbers are not used twice.
@@ -53,11 +55,13 @@ impl Supervisor {
             (state.failed_reloads, state.last_reload_error.clone());
         self.resume_releases(&state);
         let policy = |generation| self.releases[&generation].policy();
-        self.fleet = Fleet::resume(state.fleet, policy);
+        let to = state.fleet.rolls_to().map(|to| to.0);
+        self.fleet = Fleet::resume(state.fleet, self.fleet.ids(), policy);
         let workers: Vec<_> = self.fleet.workers().collect();
         tracing::info!(
             name: events::RESUMED,
-            workers = workers.len(), before = state.version, "going on with the workers"
+            workers = workers.len(), wanted = self.fleet.wanted(), reloading = to,
+            before = state.version, "going on with the workers"
         );
         let mut known: Vec<estate::Worker> = state.workers;
         for (id, slot, generation) in workers {
@@ -74,6 +78,9 @@ impl Supervisor {
         self.end_unknown().await;
         for (sid, (worker, silence)) in contents.sessions {
             self.shared.front.session_opened(&sid, worker, silence);
+        }
+        for (sid, worker) in contents.over {
+            self.shared.front.session_was_ended(&sid, worker);
         }
         for (worker, connection) in contents.given.into_values() {
             if let Some(process) = self.processes.get(&worker) {
@@ -126,10 +133,19 @@ impl Supervisor {
     }
 
     /// Ends what is left of workers that are not gone on with.
-    pub(super) async fn end_unknown(&self) {
+    pub(super) async fn end_unknown(&mut self) {
         if let Some(delegated) = &self.shared.delegated {
             let names: Vec<String> = self.processes.keys().map(|id| cgroup::name_of(*id)).collect();
-            delegated.end_others(&names).await;
+            for id in delegated.end_others(&names).await {
+                self.fleet.has_had(id);
+            }
+        }
+        // In the foreground another run of the app may be there.
+        if self.shared.estate.is_some() {
+            let processes = self.processes.values();
+            let paths = processes.flat_map(|process| [&process.private, &process.notify_path]);
+            let known: Vec<&Path> = paths.flatten().map(OwnPath::as_path).collect();
+            spawn::remove_others(&self.releases[&self.serving].config.app, &known);
         }
     }
 
@@ -162,10 +178,11 @@ impl Supervisor {
         for id in self.processes.keys().copied().collect::<Vec<_>>() {
             let Some(process) = self.processes.get_mut(&id) else { continue };
             let config = &self.releases[&process.generation].config;
-            if process.cut.is_some() {
+            if let Some((_, mark)) = &process.cut {
                 tracing::warn!(
                     worker = id.0,
-                    "a message to or from it was cut when cohortd was killed: it is replaced"
+                    "{} was cut when cohortd was killed: it is replaced",
+                    mark.what_is_cut()
                 );
                 let now = self.begun.elapsed();
                 self.fleet.recycle(id, now);

@@ -21,12 +21,14 @@ use super::handle::{Asked, Reloaded, Reply, Status, Succession};
 use super::leave::{Heritage, Rehearsal};
 use super::output::{Output, Printer};
 use super::phase::{Phase, drained};
-use super::process::{Event, Process, Shared};
+use super::process::Process;
 use super::release::Release;
 use super::scrape::{Metrics, Scrape};
 use super::servers::Servers;
+use super::tasks::{Event, Shared};
 use crate::config::{Config, Deliver, StopMethod};
 use crate::listen::{Place, Socket};
+use crate::relay::Reach;
 use crate::route::{Front, ListenerId, Tls};
 use crate::systemd::{Notifier, events};
 use crate::worker::WorkerId;
@@ -66,6 +68,8 @@ pub struct Means {
     pub estate: Option<Arc<Estate>>,
     /// What a predecessor has left.
     pub left: Option<Left>,
+    /// By which other hosts are reached, if there may be any.
+    pub reach: Option<Reach>,
 }
 
 /// Runs an app until it is told to stop (SIGTERM, SIGINT), has failed to come up, or another program
@@ -74,7 +78,7 @@ pub struct Means {
 /// # Errors
 /// [`RunError`]; every worker has ended in any case.
 pub async fn run(config: Config, means: Means, asked: Asked) -> Result<Option<Heritage>, RunError> {
-    let Means { tls, sockets, output, delegated, estate, left } = means;
+    let Means { tls, sockets, output, delegated, estate, left, reach } = means;
     let (events, inbox) = mpsc::unbounded_channel();
     let (rehearsed, rehearsals) = mpsc::unbounded_channel();
     let places: Vec<Place> = sockets.iter().map(Socket::place).collect();
@@ -100,9 +104,14 @@ pub async fn run(config: Config, means: Means, asked: Asked) -> Result<Option<He
             .share(&sockets)
             .map_err(|source| RunError::Setup { what: "share the listening sockets", source })?;
     }
+    let forward = config.bus.as_ref().and_then(|bus| bus.forward);
     let release = Release::new(config, tls, output);
+    let mut fleet = Fleet::new(release.policy(), release.config.workers, seed());
+    if let Some(reach) = &reach {
+        fleet.number_in(reach.name.ids());
+    }
     let mut supervisor = Supervisor {
-        fleet: Fleet::new(release.policy(), release.config.workers, seed()),
+        fleet,
         servers,
         releases: BTreeMap::from([(FIRST, release)]),
         serving: FIRST,
@@ -129,6 +138,7 @@ pub async fn run(config: Config, means: Means, asked: Asked) -> Result<Option<He
         places,
         shared,
     };
+    let hosts = left.as_ref().and_then(|left| left.contents.state.hosts.clone());
     let phase = match left {
         Some(left) => supervisor.resume(left).await,
         None => {
@@ -137,6 +147,16 @@ pub async fn run(config: Config, means: Means, asked: Asked) -> Result<Option<He
             Phase::Starting
         }
     };
+    if let Some(reach) = reach {
+        let Shared { relay, front, .. } = &supervisor.shared;
+        relay.reach(reach, hosts);
+        if let Some(at) = forward {
+            let forwards = front.forward(relay.clone(), at);
+            forwards.unwrap_or_else(|error| {
+                tracing::error!(%error, "no key for other hosts: requests are not passed on");
+            });
+        }
+    }
     supervisor.run(phase, inbox, asked, scrapes, rehearsals).await
 }
 
@@ -208,6 +228,7 @@ impl Supervisor {
         let mut fed = tokio::time::interval(watchdog.unwrap_or(Duration::from_secs(3600)));
         let front = self.shared.front.clone();
         let estate = self.shared.estate.clone();
+        let relay = self.shared.relay.clone();
         let mut failed = None;
         let mut published = Vec::new();
         loop {
@@ -232,6 +253,7 @@ impl Supervisor {
             }
             self.note(&phase);
             if self.may_leave(&phase) {
+                asked.leave();
                 return Ok(Some(self.leave(&mut inbox).await));
             }
             self.notifier.status(self.status(&phase));
@@ -254,6 +276,7 @@ impl Supervisor {
                 Some(request) = asked.requests.recv() => self.on_request(request, &phase),
                 Some(scrape) = scrapes.recv() => self.on_scrape(scrape),
                 Some(rehearsal) = rehearsals.recv() => self.on_rehearsal(rehearsal),
+                () = relay.changed() => {}
                 () = grown(estate.as_ref()) => self.note_all(&phase),
                 _ = hangup.recv() => self.on_hangup(&phase),
                 _ = terminate.recv() => phase = self.stop(phase),
@@ -271,6 +294,7 @@ impl Supervisor {
         }
         self.shared.endings.close();
         self.shared.endings.wait().await;
+        relay.part().await;
         front.flush_log().await;
         if let Some(estate) = &estate {
             estate.dissolve();
@@ -291,6 +315,7 @@ impl Supervisor {
         let mut words: Vec<String> = workers.collect();
         words.sort_unstable();
         words.push(self.status(phase));
+        words.extend(self.shared.relay.hosts());
         // The same error twice is two failures.
         let failed = self.failed_reloads;
         words.push(format!("{} {failed} {:?}", self.serving, self.last_reload_error));

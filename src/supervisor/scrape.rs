@@ -8,9 +8,9 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use super::page;
-use super::process::Shared;
 use super::prom_client::{self, Whom};
 use super::run::Supervisor;
+use super::tasks::Shared;
 use crate::config::{Config, Listen};
 use crate::listen::Socket;
 use crate::metrics::text::Format;

@@ -184,6 +184,7 @@ impl Servers {
         for (at, socket) in sockets.iter().enumerate() {
             let listener = ListenerId(at);
             if self.same_port(listener).iter().all(|other| other.0 >= at) {
+                socket.servers_may_speak_first();
                 let copy = rustix::io::fcntl_dupfd_cloexec(socket.as_fd(), 0)?;
                 self.shared.insert(listener, Arc::new(copy));
             }

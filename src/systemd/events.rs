@@ -35,9 +35,15 @@ pub const SUCCEEDED: &str = "3f1d2f0b6a2c4d6d9b0e6a7c58e1f442";
 pub const NOT_SUCCEEDED: &str = "a9c64b6f3a0b4e0f8d0f3b1c7d2e9a51";
 /// A predecessor's workers are gone on with.
 pub const RESUMED: &str = "5b8e7d0c9f3a4b5e8a6d1c2f0e9b7a63";
+/// Another host is there.
+pub const HOST_CAME: &str = "6c1f0a6c4b5d4a0f9e0f4a3d5b7c8e21";
+/// Another host is not heard any more.
+pub const HOST_GONE: &str = "d2a4f7b1c3e94d58a7b60c9e1f2d3a47";
+/// Two hosts can't be told apart.
+pub const HOSTS_CLASH: &str = "8e5b2c7d9a1f4e36b0d4f6a8c1e3b579";
 
 /// All of them.
-pub const ALL: [&str; 16] = [
+pub const ALL: [&str; 19] = [
     WORKER_STARTED,
     WORKER_NOT_STARTED,
     WORKER_READY,
@@ -54,4 +60,7 @@ pub const ALL: [&str; 16] = [
     SUCCEEDED,
     NOT_SUCCEEDED,
     RESUMED,
+    HOST_CAME,
+    HOST_GONE,
+    HOSTS_CLASH,
 ];

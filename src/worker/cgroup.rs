@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::Interest;
 
 use super::WorkerId;
@@ -91,8 +91,10 @@ impl Delegated {
         Ok(cgroup)
     }
 
-    /// Ends what is in cgroups of predecessors' workers but for these, and the cgroups with it.
-    pub async fn end_others(&self, names: &[String]) {
+    /// Ends what is in cgroups of predecessors' workers but for these, and the cgroups with it. Returns
+    /// the numbers of such workers.
+    pub async fn end_others(&self, names: &[String]) -> Vec<WorkerId> {
+        let mut ended = Vec::new();
         for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
             let name = entry.file_name().into_string().unwrap_or_default();
             if name.starts_with(WORKER) && !names.contains(&name) {
@@ -100,8 +102,10 @@ impl Delegated {
                 let cgroup = Cgroup { path: entry.path(), memory: false };
                 cgroup.kill();
                 cgroup.remove().await;
+                ended.extend(name[WORKER.len()..].parse().ok().map(WorkerId));
             }
         }
+        ended
     }
 
     /// Makes a cgroup for a worker. What an earlier one of the name has left is killed.
@@ -127,7 +131,8 @@ pub fn name_of(id: WorkerId) -> String {
 #[derive(Debug)]
 pub struct Service {
     path: PathBuf,
-    own: PathBuf,
+    /// Of this process, if it is the service's.
+    own: Option<PathBuf>,
 }
 
 impl Service {
@@ -135,15 +140,26 @@ impl Service {
     pub fn of_control() -> Option<Service> {
         let own = own().ok().flatten()?;
         let is_control = own.file_name().is_some_and(|name| name == CONTROL);
-        is_control.then(|| Some(Service { path: own.parent()?.to_owned(), own: own.clone() }))?
+        is_control
+            .then(|| Some(Service { path: own.parent()?.to_owned(), own: Some(own.clone()) }))?
     }
 
-    /// Ends everything else in it.
+    /// Another one, by the path that systemd says, which is empty where it has none.
+    pub fn at(path: &str) -> Option<Service> {
+        let path = path.strip_prefix('/').filter(|path| !path.is_empty())?;
+        Some(Service { path: mount()?.join(path), own: None })
+    }
+
+    /// Ends everything else in it. Not by its own `cgroup.kill`: Linux 6.18 then also kills what is
+    /// started into it later.
     pub fn end_all(&self) {
         for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
-            if entry.path() != self.own {
+            if Some(entry.path()) != self.own {
                 let _ = fs::write(entry.path().join("cgroup.kill"), "1"); // it may be a file
             }
+        }
+        for process in processes(&self.path) {
+            let _ = kill_process(process, Signal::KILL); // it may have ended
         }
     }
 
@@ -188,8 +204,7 @@ impl Cgroup {
 
     /// The processes in it.
     pub fn processes(&self) -> Vec<Pid> {
-        let text = fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default();
-        text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect()
+        processes(&self.path)
     }
 
     /// Kills everything in it.
@@ -293,8 +308,18 @@ fn own() -> io::Result<Option<PathBuf>> {
     let Some(path) = cgroups.lines().find_map(|line| line.strip_prefix("0::/")) else {
         return Ok(None);
     };
-    let mount = MOUNTS.iter().find(|mount| Path::new(mount).join("cgroup.procs").exists());
-    Ok(mount.map(|mount| Path::new(mount).join(path)))
+    Ok(mount().map(|mount| mount.join(path)))
+}
+
+/// The processes in a cgroup, without those below it.
+fn processes(path: &Path) -> Vec<Pid> {
+    let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect()
+}
+
+/// Where the unified hierarchy is mounted, if it is.
+fn mount() -> Option<&'static Path> {
+    MOUNTS.iter().map(Path::new).find(|mount| mount.join("cgroup.procs").exists())
 }
 
 fn is_delegated(path: &Path) -> bool {

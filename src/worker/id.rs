@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A worker's number: `NODE_UNIQUE_ID`, `cluster.worker.id`. Counted from 1, never reused.
+/// A worker's number: `NODE_UNIQUE_ID`, `cluster.worker.id`. Counted up; reused only when all others have
+/// been given since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WorkerId(pub u64);
 

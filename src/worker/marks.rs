@@ -99,6 +99,15 @@ impl Mark {
         self.byte().load(Ordering::Relaxed) != 0
     }
 
+    /// What was cut, for people.
+    pub fn what_is_cut(&self) -> &'static str {
+        match self.byte().load(Ordering::Relaxed) {
+            READ_IN_PART => "a message from it",
+            WRITTEN_IN_PART => "a message to it",
+            _ => "a message to it and one from it",
+        }
+    }
+
     pub(super) fn read_whole(&self, whole: bool) {
         self.set(READ_IN_PART, !whole);
     }
@@ -143,9 +152,11 @@ mod tests {
         other.written_whole(false);
         other.read_whole(true);
         let again = Marks::of(marks.file().try_clone_to_owned().expect("a copy")).expect("them");
-        let cut = |at| again.resume(at).expect("not taken yet").is_cut();
-        assert!(!cut(one.place()));
-        assert!(cut(other.place()), "what was written is cut");
+        let resume = |at| again.resume(at).expect("not taken yet");
+        assert!(!resume(one.place()).is_cut());
+        let other = resume(other.place());
+        assert!(other.is_cut());
+        assert_eq!(other.what_is_cut(), "a message to it");
         let resumed = again.resume(one.place()).expect("given back");
         assert!(again.resume(resumed.place()).is_none(), "it has one owner");
         assert!(again.resume(CHANNELS).is_none());

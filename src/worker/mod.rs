@@ -207,6 +207,16 @@ impl Worker {
         self.channel.as_ref().map_or(0, Channel::queued)
     }
 
+    /// Whether a connection leaves as soon as it is given to it.
+    pub fn has_room(&self) -> bool {
+        self.channel.as_ref().is_none_or(Channel::has_room)
+    }
+
+    /// Wakes up when that may be so again since this was called, if it is one of Node's.
+    pub fn room(&self) -> Option<impl Future<Output = ()>> {
+        self.channel.as_ref().map(Channel::room)
+    }
+
     /// What a request has to say with its client's addresses, or the worker would not believe
     /// them. `None`: it can't be told any.
     pub fn peer_token(&self) -> Option<&str> {

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Once;
 use std::time::Duration;
@@ -27,6 +27,11 @@ use crate::{places, sys};
 
 /// The first descriptor that systemd hands over.
 const FIRST_FD: i32 = 3;
+
+/// What workers' sockets are called in the app's folder, with their numbers: where they speak of
+/// themselves, and where they listen.
+const NOTIFY: &str = "notify-";
+const PRIVATE: &str = "worker-";
 
 /// Everything a worker is started with.
 #[derive(Debug, Clone, PartialEq)]
@@ -132,6 +137,19 @@ pub enum SpawnError {
     },
 }
 
+/// Removes workers' sockets of a predecessor but for these: nobody hears what is said there.
+pub fn remove_others(app: &str, known: &[&Path]) {
+    let Ok(entries) = places::folder(app).and_then(fs::read_dir) else { return };
+    for entry in entries.flatten() {
+        let (name, path) = (entry.file_name(), entry.path());
+        let is_a_worker_s =
+            [NOTIFY, PRIVATE].iter().any(|start| name.to_string_lossy().starts_with(start));
+        if is_a_worker_s && !known.contains(&&*path) {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
 /// Starts a worker in a slot, in a cgroup of its own where ours may be divided.
 ///
 /// # Errors
@@ -149,7 +167,7 @@ pub fn spawn(
 
     let notify = plan
         .notifies
-        .then(|| NotifySocket::bind(places::folder(&plan.app)?.join(format!("notify-{id}"))));
+        .then(|| NotifySocket::bind(places::folder(&plan.app)?.join(format!("{NOTIFY}{id}"))));
     let notify = notify.transpose().map_err(SpawnError::Notify)?;
 
     let streams = match plan.output {
@@ -215,7 +233,7 @@ pub fn spawn(
         }
         Interface::Socket => {
             let listen = || -> io::Result<(UnixListener, OwnPath)> {
-                let path = places::folder(&plan.app)?.join(format!("worker-{id}"));
+                let path = places::folder(&plan.app)?.join(format!("{PRIVATE}{id}"));
                 let _ = fs::remove_file(&path); // of a cohortd that was killed
                 Ok((UnixListener::bind(&path)?, OwnPath::new(path)))
             };

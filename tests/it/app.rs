@@ -63,6 +63,7 @@ pub(crate) struct Spec {
     ours: BTreeMap<String, String>,
     kind: String,
     user: Option<u32>,
+    through: Vec<String>,
 }
 
 impl Spec {
@@ -82,7 +83,14 @@ impl Spec {
             ours: BTreeMap::new(),
             kind: "node".to_owned(),
             user: None,
+            through: Vec::new(),
         }
+    }
+
+    /// cohortd is run by another program, which these words begin.
+    pub(crate) fn through(mut self, words: &[String]) -> Spec {
+        self.through = words.to_vec();
+        self
     }
 
     pub(crate) fn node(mut self, version: &str) -> Spec {
@@ -219,7 +227,14 @@ impl Spec {
                 open_to_all(folder.path());
                 as_user(uid, program)
             }
-            None => Command::new(program),
+            None => match self.through.split_first() {
+                None => Command::new(program),
+                Some((first, rest)) => {
+                    let mut command = Command::new(first);
+                    command.args(rest).arg(program);
+                    command
+                }
+            },
         };
         for (name, value) in &self.ours {
             match value.as_str() {
@@ -413,7 +428,20 @@ pub(crate) fn client(
     args: &[&str],
     env: &[(&str, &str)],
 ) -> Result<serde_json::Value, String> {
-    let output = Command::new(node("node20"))
+    client_through(&[], script, args, env)
+}
+
+/// The same, run by another program, which these words begin.
+pub(crate) fn client_through(
+    words: &[String],
+    script: &str,
+    args: &[&str],
+    env: &[(&str, &str)],
+) -> Result<serde_json::Value, String> {
+    let node = node("node20").display().to_string();
+    let mut words = words.iter().chain([&node]);
+    let output = Command::new(words.next().expect("there is node"))
+        .args(words)
         .arg(js().join(script))
         .args(args)
         .envs(env.iter().copied())

@@ -4,13 +4,16 @@
 //! `inside`, for a service, where cohortd itself is killed as well. That costs the requests which it
 //! was forwarding, and no other. In `rounds` it is killed every few seconds.
 //!
-//! `CHAOS_SECONDS` says for how long (40), `CHAOS_ROUNDS` how often cohortd is killed in `rounds`,
-//! `CHAOS_SEED` which decisions are taken. A seed replays the decisions, not the moment at which a
-//! process is hit.
+//! What is excused, and why, is in `excuses`.
+//!
+//! `CHAOS_SECONDS` says for how long (40), `CHAOS_ROUNDS` how many `rounds` there are on each systemd
+//! (5), `CHAOS_SEED` which decisions are taken. A seed replays the decisions, not the moment at which
+//! a process is hit.
 
 mod answers;
 mod calm;
-mod decisions;
+pub(crate) mod decisions;
+mod excuses;
 mod history;
 mod inside;
 mod journal;
@@ -34,7 +37,8 @@ use crate::raw::Wire;
 use answers::{Answer, Releases, ask};
 use calm::Calm;
 use decisions::{Act, Fault, Random, Release};
-use history::{History, QUEUE};
+use excuses::{End, Excuses, Failed, QUEUE};
+use history::History;
 use storm::{Death, Storm, vanish};
 use way::Way;
 
@@ -73,12 +77,12 @@ struct Pace {
 }
 
 /// What the environment says, if it says it.
-fn environment(name: &str) -> Option<u64> {
+pub(crate) fn environment(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
 /// Which decisions are taken.
-fn any_seed() -> u64 {
+pub(crate) fn any_seed() -> u64 {
     environment("CHAOS_SEED").unwrap_or_else(|| now() % 1_000_000)
 }
 
@@ -316,7 +320,8 @@ impl Run {
     }
 
     fn history(&self) -> History {
-        History::of(&self.app.log(), self.begun, &self.releases.all, &self.struck)
+        let (log, releases) = (self.app.log(), &self.releases.all);
+        History::of(&log, self.begun, releases, &self.struck, &self.deaths)
     }
 
     /// Since the app's start.
@@ -339,19 +344,19 @@ impl Run {
         let list = |key: &str| seen[key].as_array().cloned().expect("a list");
         let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
         let time = |value: &Value, key: &str| value[key].as_u64().unwrap_or_default();
+        let excuses = Excuses { history: &history, deaths: &self.deaths };
         for fault in list("faults") {
-            let (kind, what) = (text(&fault, "kind"), text(&fault, "what"));
-            let (from, at) = (time(&fault, "from"), time(&fault, "at"));
-            let excused = history.excuses(&kind, &what, from, at)
-                || fault["struck"] == true && is_broken(&what);
-            let (deaths, from, at) =
-                (history.deaths(from, at), self.seconds(from), self.seconds(at));
-            must(excused, format!("{kind}: {what} from {from:.3} to {at:.3}, {deaths} deaths"));
+            let (from, at, struck) =
+                (time(&fault, "from"), time(&fault, "at"), fault["struck"] == true);
+            let (kind, what) = (&text(&fault, "kind"), &text(&fault, "what"));
+            let excused = excuses.fault(&Failed { kind, what, from, at, struck });
+            let (from, at) = (self.seconds(from), self.seconds(at));
+            must(excused, format!("{kind}: {what} from {from:.3} to {at:.3}"));
         }
         for end in list("ends") {
-            let (from, at) = (time(&end, "from"), time(&end, "at"));
-            let excused = end["struck"] == true
-                || history.excuses_end(end["worker"].as_u64(), &text(&end, "why"), from, at);
+            let (from, at, struck) = (time(&end, "from"), time(&end, "at"), end["struck"] == true);
+            let (worker, why) = (end["worker"].as_u64(), &text(&end, "why"));
+            let excused = excuses.end(&End { worker, why, from, at, struck });
             must(excused, format!("at {:.3} a session ended: {end}", self.seconds(at)));
         }
         let last = calms.last().expect("there is one");
@@ -373,7 +378,7 @@ impl Run {
             "seed": self.seed,
             "acts": self.acts,
             "deaths of cohortd": self.deaths.len(),
-            "workers": { "started": history.workers.len(), "died": history.deaths(0, now()) },
+            "workers": { "started": history.workers.len(), "died": history.died(0, now()) },
             "reloads": { "well": reloads(true), "given up": reloads(false) },
             "answers": self.answers,
             "answered": seen["answered"],

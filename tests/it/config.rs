@@ -74,6 +74,7 @@ fn the_reference_is_that_of_the_parser() {
             let with = match key.as_str() {
                 "every" | "fail_after" => "http = \"/\"\n",
                 "prom_client" => "listen = \"127.0.0.1:9464\"\n",
+                "queue" if table == "relay" => "bus = \"nats://localhost\"\n",
                 _ => "",
             };
             defaults.push((format!("{head}{with}"), format!("{key} = {value}")));
@@ -87,7 +88,7 @@ fn the_reference_is_that_of_the_parser() {
         let known = known.lines().next().unwrap_or_default().split(", ");
         // Tables have rows of their own, or no keys that are known.
         let tables = PAGE.split("`[").skip(1).map(|rest| rest.split(['.', ']']).next());
-        let tables: Vec<&str> = tables.flatten().chain(["relay"]).collect();
+        let tables: Vec<&str> = tables.flatten().collect();
         let mut known: Vec<&str> = known.filter(|key| !tables.contains(key)).collect();
         known.sort_unstable();
         keys.sort_unstable();

@@ -26,7 +26,7 @@ fn text(output: &std::process::Output) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&said).into_owned())
 }
 
-fn status(app: &App) -> Value {
+pub(crate) fn status(app: &App) -> Value {
     serde_json::from_str(&ok(app, &["show", "--json"])).expect("JSON")
 }
 

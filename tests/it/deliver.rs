@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::app::{App, NODES, Spec, until};
+use crate::app::{App, NODES, Spec, kill, until};
 use crate::raw::{Answer, Wire, descriptors, get};
 use crate::reload::{Load, ok};
 use crate::systemd::on_each;
@@ -68,6 +68,51 @@ fn goes_whole(way: &str) {
             .collect();
         assert_eq!(names, ["Host", "X-Forwarded-For", "X-Odd"], "nothing is added or taken out");
     }
+}
+
+/// Until they speak they cost nothing, and would not notice if cohortd was killed. But they are not
+/// left to the kernel for ever.
+#[test]
+fn silent_clients_wait_in_the_kernel_for_a_moment() {
+    const CLIENTS: usize = 20;
+    for way in ["auto", "handoff"] {
+        let app = web(way, "5s").start();
+        let pid = app.pid() as i32;
+        assert_eq!(get(app.address(), "/whoami").status, 200);
+        let before = descriptors(pid);
+        let mut silent = Vec::new();
+        let kept = until(|| {
+            silent = (0..CLIENTS).map(|_| Wire::open(app.address())).collect();
+            // Who came after them has been accepted.
+            get(app.address(), "/whoami").status == 200 && descriptors(pid) < before + CLIENTS / 2
+        });
+        assert!(kept, "{way}: {before} descriptors, now {}", descriptors(pid));
+        assert_eq!(silent.pop().expect("one of them").get("/whoami").status, 200);
+        let accepted = until(|| descriptors(pid) > before + CLIENTS / 2);
+        assert!(accepted, "{way}: {before} descriptors, now {}", descriptors(pid));
+        assert!(silent.iter_mut().all(|wire| wire.get("/whoami").status == 200));
+    }
+}
+
+/// As many as can be on their way to a worker are accepted; the kernel keeps the others.
+#[test]
+fn what_no_worker_takes_is_not_accepted() {
+    const ON_THEIR_WAY: usize = 128;
+    let app = web("handoff", "5s").workers(1).start();
+    let (pid, worker) = (app.pid() as i32, app.workers()[&0]);
+    assert_eq!(get(app.address(), "/whoami").status, 200);
+    let before = descriptors(pid);
+    kill("STOP", worker);
+    let mut wires: Vec<Wire> = (0..2 * ON_THEIR_WAY).map(|_| Wire::open(app.address())).collect();
+    for wire in &mut wires {
+        wire.send("GET /whoami HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    // Whatever was to be accepted has been by then.
+    (0..3).for_each(|_| drop(ok(&app, &["show"])));
+    let accepted = descriptors(pid) - before;
+    assert!(accepted <= ON_THEIR_WAY + 4, "{accepted}");
+    kill("CONT", worker);
+    assert!(wires.iter_mut().all(|wire| wire.answer().status == 200));
 }
 
 /// Clients that send their next request at any moment, also at that at which their connection

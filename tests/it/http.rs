@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::app::{App, NODES, Spec, free_port, kill, node, until};
-use crate::raw::{Answer, Bare, Wire, memory};
+use crate::raw::{Answer, Bare, Wire, descriptors, memory};
 
 const MIB: usize = 1 << 20;
 
@@ -772,13 +772,21 @@ fn ctrl_c_lets_what_is_in_flight_finish() {
     let pids: Vec<i32> = app.workers().into_values().collect();
     let mut idle = Wire::open(app.address());
     assert_eq!(idle.get("/x").status, 200);
+    let before = descriptors(app.pid() as i32);
+    let mut silent: Vec<Wire> = (0..10).map(|_| Wire::open(app.address())).collect();
+    assert!(
+        until(|| descriptors(app.pid() as i32) > before + 5),
+        "the kernel had them for a second"
+    );
     let mut slow = Wire::open(app.address());
     slow.send("GET /slow?ms=3000 HTTP/1.1\r\nHost: a\r\n\r\nGET /x HTTP/1.1\r\nHost: a\r\n\r\n");
-    let mut silent = Wire::open(app.address());
     let begun = Instant::now();
     assert!(until(|| state(app.address())["open"] == 1));
     app.signal("INT");
-    assert!(idle.ends() && silent.ends(), "what does nothing is closed at once");
+    assert!(
+        idle.ends() && silent.iter_mut().all(Wire::ends),
+        "what does nothing is closed at once"
+    );
     assert!(begun.elapsed() < Duration::from_millis(2800), "{:?}", begun.elapsed());
     let answer = slow.answer();
     assert_eq!(answer.status, 200);

@@ -110,8 +110,10 @@ fn last_words_belong_to_the_unit() {
             lines.into_iter().filter(is_stray).collect::<Vec<_>>()
         };
         let all = words();
-        let streams: BTreeSet<&str> =
-            all.iter().filter_map(|line| line["MESSAGE"].as_str()?.get(..3)).collect();
+        let texts = all.iter().filter_map(|line| line["MESSAGE"].as_str());
+        // A shell that is started while its script is moved complains.
+        let texts = texts.filter(|text| !text.contains("sh: "));
+        let streams: BTreeSet<&str> = texts.filter_map(|text| text.get(..3)).collect();
         assert_eq!(streams, ["err", "out"].into());
         assert_eq!(strays(all), [Value::Null; 0]);
         assert_eq!(strays(host.entries("-t myapp")), [Value::Null; 0]);

@@ -91,7 +91,7 @@ fn it_is_reloaded_like_any_other() {
     assert!(error.contains("ended (exit code 2)"), "{error}");
     app.change("\"python3\"", "\"pithon3\"");
     refused(&app, &["reload"]);
-    assert!(app.log().contains("can't start \"pithon3\": No such file"), "{}", app.log());
+    app.wait_for("can't start \"pithon3\": No such file");
 }
 
 #[test]

@@ -2,6 +2,10 @@
 
 mod app;
 mod balancer;
+#[cfg_attr(not(all(feature = "nats", feature = "redis")), allow(dead_code))]
+mod broker;
+#[cfg(all(feature = "nats", feature = "redis"))]
+mod bus;
 mod cgroup;
 mod chaos;
 mod cluster;
@@ -17,6 +21,7 @@ mod foreground;
 mod half_close;
 mod health;
 mod hostile;
+mod hosts;
 mod http;
 mod import;
 #[path = "../../fuzz/src/lib.rs"]

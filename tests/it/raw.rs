@@ -348,6 +348,16 @@ pub(crate) fn memory(pid: i32) -> usize {
     status(pid, "VmRSS:") / 1024
 }
 
+/// What a process has that is no file's, in KiB.
+pub(crate) fn anonymous(pid: i32) -> usize {
+    status(pid, "RssAnon:")
+}
+
+/// The most memory that a process has had, in KiB.
+pub(crate) fn peak(pid: i32) -> usize {
+    status(pid, "VmHWM:")
+}
+
 fn status(pid: i32, key: &str) -> usize {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     let line = text.lines().find_map(|line| line.strip_prefix(key)).expect("in every status");

@@ -2,16 +2,20 @@
 //! whose request it was forwarding just then. It also becomes a new program in its place, which
 //! nobody notices at all.
 
+mod end;
+mod handle;
 mod kinds;
 mod moments;
+mod renewed;
+mod stops;
 mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use self::end::{ends, failures, faults, lost};
 use crate::app::until;
-use crate::chaos::is_broken;
 use crate::chaos::storm::Storm;
 use crate::machine::Suite;
 use crate::systemd::{Host, on, on_each};
@@ -100,18 +104,6 @@ impl Host {
         order.unwrap_or_else(|why| panic!("not settled: {why}\n{}", self.journal("-n 100")))
     }
 
-    /// After a stop: no process, no open socket, no kept descriptor, no cgroup.
-    pub(crate) fn has_left_nothing(&self) {
-        // It has failed where the last that it did was to be killed.
-        let states = || self.states().replace("failed", "inactive");
-        self.is_soon("stopped", || states() == "inactive inactive inactive");
-        assert_eq!(self.processes(), [""; 0]);
-        assert_eq!(self.run("pgrep -u myapp").stdout, "");
-        assert_eq!(self.show("myapp", "NFileDescriptorStore"), "0");
-        let cgroup = "test -e /sys/fs/cgroup/system.slice/myapp.service";
-        self.is_soon("no cgroup", || self.run(cgroup).code == 1);
-    }
-
     fn cohortd(&self) -> i32 {
         self.main_pid().parse().expect("a number")
     }
@@ -126,44 +118,12 @@ impl Host {
     fn is_killed(&self, times: usize, storm: &mut Storm) {
         let fleet = self.settles(2);
         for _ in 0..times {
+            storm.idle();
             let cohortd = self.cohortd();
             storm.kill(cohortd);
             assert_eq!(self.settles(2), fleet, "the same workers\n{}", self.journal("-n 100"));
             assert_ne!(self.cohortd(), cohortd);
         }
-    }
-}
-
-/// Failed requests, but those that were under way by way of cohortd when that was killed.
-fn failures(seen: &Value) -> Vec<&Value> {
-    let faults = seen["faults"].as_array().expect("a list");
-    let is_excused = |fault: &&Value| {
-        let what = fault["what"].as_str().expect("text");
-        // An emit may be missed in that moment, but never comes twice.
-        let is_missed = fault["kind"] == "emit" && what.ends_with(" have missed it");
-        fault["struck"] == true && (is_broken(what) || is_missed)
-    };
-    faults.iter().filter(|fault| !is_excused(fault)).collect()
-}
-
-/// Sessions that ended, but those whose poll cohortd held when it was killed.
-fn lost(seen: &Value) -> Vec<&Value> {
-    let ends = seen["ends"].as_array().expect("a list");
-    ends.iter().filter(|end| end["kind"] != "polling" || end["struck"] != true).collect()
-}
-
-/// How much there was to go wrong, for who reads the log of the test.
-fn tell(seen: &Value) {
-    for key in ["answered", "slowest", "kills", "faultings", "endings"] {
-        eprintln!("{key}: {}", seen[key]);
-    }
-}
-
-/// Each kind of client has been answered so many times at least.
-fn were_busy(seen: &Value, kinds: &[(&str, u64)]) {
-    for (kind, least) in kinds {
-        let answered = seen["answered"][kind].as_u64();
-        assert!(answered >= Some(*least), "{kind}: {answered:?} answers: no load");
     }
 }
 
@@ -180,25 +140,14 @@ fn killed_under_load(suite: Suite) {
         if suite == Suite::Bookworm {
             assert_eq!(host.show("myapp", "NRestarts"), TIMES.to_string());
         }
-        storm.pause(); // every session hears every worker
-        let seen = storm.end();
-        tell(&seen);
-        assert_eq!(
-            failures(&seen),
-            [&Value::Null; 0],
-            "{}",
-            host.journal("-n 300 -o short-precise")
-        );
-        assert_eq!(lost(&seen), [&Value::Null; 0], "{}", host.journal("-n 300 -o short-precise"));
-        were_busy(&seen, &[("websocket", 200), ("polling", 50), ("pausing", 30), ("new", 50)]);
+        let busy = [("websocket", 200), ("polling", 50), ("pausing", 30), ("new", 50)];
+        let seen = host.ends(storm, &[failures, lost], &busy);
         let kills = &seen["kills"];
         assert_eq!(sum(kills, |_| 1), TIMES as u64);
         let forwarded = |kill: &Value| kill["underWay"]["slow"].as_u64().unwrap_or_default();
         assert!(sum(kills, forwarded) > 0, "requests were being forwarded: {kills}");
         let idle = |kill: &Value| kill["pausing"].as_u64().expect("a number");
         assert!(sum(kills, idle) > 0, "sessions had nothing under way: {kills}");
-        host.ok("systemctl stop myapp");
-        host.has_left_nothing();
     });
 }
 
@@ -212,31 +161,39 @@ fn kills_under_load_cost_only_what_is_forwarded_on_257() {
     killed_under_load(Suite::Trixie);
 }
 
-/// How long it may take, in ms, until a connection is handed over that a client has opened.
-const HAND_OVER: u64 = 250;
-
-/// Connections that the workers have are not cohortd's any more: none of them fails. One that was
-/// accepted at that instant, and not handed over yet, does.
-#[test]
-fn kills_cost_no_connection_that_was_handed_over() {
-    on_each(|host| {
+/// Connections that the workers have are not cohortd's any more, new ones are the kernel's until a
+/// moment before that: no request fails.
+fn killed_while_it_hands_over(suite: Suite) {
+    on(suite, |host| {
         host.start("ill.js", "[route]\ndeliver = \"handoff\"\n[env]\nPORT = \"8080\"");
         let mut storm = host.storm(&PLAIN_LOAD);
         host.is_killed(TIMES, &mut storm);
-        let seen = storm.end();
-        tell(&seen);
-        let faults = seen["faults"].as_array().expect("a list");
-        let was_new = |fault: &&Value| {
-            let time = |key: &str| fault[key].as_u64().expect("ms since 1970");
-            let is_new = fault["kind"] != "kept" && time("at") - time("from") < HAND_OVER;
-            is_new && fault["struck"] == true
-        };
-        let others: Vec<_> = faults.iter().filter(|fault| !was_new(fault)).collect();
-        assert_eq!(others, [&Value::Null; 0], "{}", host.journal("-n 300 -o short-precise"));
-        eprintln!("{} connections in {TIMES} kills were not handed over yet", faults.len());
-        were_busy(&seen, &[("kept", 100), ("new", 100), ("slow", 10), ("upload", 10)]);
-        host.ok("systemctl stop myapp");
-        host.has_left_nothing();
+        let busy = [("kept", 100), ("new", 100), ("slow", 10), ("upload", 10)];
+        host.ends(storm, &[faults], &busy);
+    });
+}
+
+#[test]
+fn kills_cost_nothing_where_connections_are_handed_over_on_252() {
+    killed_while_it_hands_over(Suite::Bookworm);
+}
+
+#[test]
+fn kills_cost_nothing_where_connections_are_handed_over_on_257() {
+    killed_while_it_hands_over(Suite::Trixie);
+}
+
+/// Who has not spoken yet is not cohortd's, however requests are delivered.
+#[test]
+fn kills_cost_no_client_that_has_yet_to_speak() {
+    on_each(|host| {
+        host.start("ill.js", "[env]\nPORT = \"8080\"");
+        let fleet = host.settles(2);
+        for _ in 0..TIMES / 2 {
+            let pid = host.main_pid();
+            host.machine.ok(&["/opt/node/bin/node", "/srv/js/clients/silent.js", "8080", &pid]);
+            assert_eq!(host.settles(2), fleet, "the same workers");
+        }
     });
 }
 
@@ -246,7 +203,7 @@ fn renewed_under_load(suite: Suite) {
         host.start("sio.js", SIO);
         let fleet = host.settles(2);
         let cohortd = host.cohortd();
-        let mut storm = host.storm(&LOAD);
+        let storm = host.storm(&LOAD);
         for _ in 0..TIMES {
             let before = host.place_of(cohortd);
             host.ok("cohortctl reexec myapp");
@@ -254,25 +211,9 @@ fn renewed_under_load(suite: Suite) {
             assert_eq!(host.settles(2), fleet, "the same workers");
             assert_eq!(host.cohortd(), cohortd);
         }
-        storm.pause();
-        let seen = storm.end();
-        tell(&seen);
-        assert_eq!(
-            seen["faults"],
-            Value::Array(vec![]),
-            "{}",
-            host.journal("-n 300 -o short-precise")
-        );
-        assert_eq!(
-            seen["ends"],
-            Value::Array(vec![]),
-            "{}",
-            host.journal("-n 300 -o short-precise")
-        );
-        were_busy(&seen, &[("websocket", 200), ("polling", 50), ("pausing", 30), ("new", 50)]);
         assert_eq!(host.show("myapp", "NRestarts"), "0");
-        host.ok("systemctl stop myapp");
-        host.has_left_nothing();
+        let busy = [("websocket", 200), ("polling", 50), ("pausing", 30), ("new", 50)];
+        host.ends(storm, &[faults, ends], &busy);
     });
 }
 

@@ -47,6 +47,18 @@ pub(crate) fn on(suite: Suite, behaves: impl Fn(&Host)) {
     }
 }
 
+/// [`on`] with these programs of this machine in the same places.
+pub(crate) fn on_with(suite: Suite, programs: &[&str], behaves: impl Fn(&Host)) {
+    if sdbox::require() {
+        eprintln!("--- {suite:?}");
+        behaves(&Host::new(|binds| {
+            let mut binds: Vec<(&Path, &str)> = binds.to_vec();
+            binds.extend(programs.iter().map(|program| (Path::new(*program), *program)));
+            Sdbox::boot(suite, &binds)
+        }));
+    }
+}
+
 /// [`on`] without cohortd installed. This folder is at `/debs`.
 pub(crate) fn on_bare(suite: Suite, debs: &Path, behaves: impl Fn(&Host)) {
     if sdbox::require() {
@@ -406,7 +418,7 @@ fn the_first_connection_starts_it() {
         assert_eq!(host.states(), "inactive inactive active");
         let pid = host.get("http://127.0.0.1:8080");
         assert!(host.processes().contains(&pid));
-        host.becomes("active inactive active");
+        host.becomes(ALL_ACTIVE);
     });
 }
 
@@ -586,7 +598,7 @@ fn a_start_that_fails_says_so_and_why() {
         assert_eq!(host.show("myapp.socket", "ActiveState"), "active");
         host.write("/srv/myapp/app.js", WEB);
         host.get("http://127.0.0.1:8080");
-        host.becomes("active inactive active");
+        host.becomes(ALL_ACTIVE);
     });
 }
 
@@ -729,7 +741,8 @@ fn add_changes_nothing_that_is_not_its_own() {
         assert_eq!(host.run("cohortctl add myapp").code, 1, "what would it run?");
         assert_eq!(files(), before);
 
-        for unit in ["myapp.service", "myapp.socket", "myapp@.service", "myapp@cluster.service"] {
+        let others = ["myapp-cleanup.service", "myapp@.service", "myapp@cluster.service"];
+        for unit in ["myapp.service", "myapp.socket"].into_iter().chain(others) {
             let path = format!("/etc/systemd/system/{unit}");
             host.write(&path, "# mine\n");
             let before = files();

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
 
-use crate::app::{App, DEADLINE, Spec};
+use crate::app::{App, DEADLINE, Spec, until};
 use crate::reload::ok;
+use crate::systemd::on_each;
 
 /// A connection that has been greeted, and by which process.
 fn greeted(app: &App) -> (u32, BufReader<TcpStream>) {
@@ -73,6 +75,32 @@ fn a_server_in_another_language_that_speaks_first() {
     let app = Spec::program("socket", &["python3", "echo.py"]).more(TOML).start();
     speaks(&app);
     reloads(&app);
+}
+
+/// The kernel keeps silent clients of HTTP for a second.
+#[test]
+fn after_a_reload_the_server_may_speak_first() {
+    let app = Spec::new("net.js").more(&TOML.replace("tcp", "http")).start();
+    app.change("\"http\"", "\"tcp\"");
+    ok(&app, &["reload"]);
+    let at_once = || {
+        let begun = Instant::now();
+        greeted(&app);
+        begun.elapsed() < Duration::from_millis(900)
+    };
+    assert!(until(at_once), "greeted as late as if it was waited for");
+}
+
+/// The socket outlives the cohortd that had the kernel keep them.
+#[test]
+fn where_workers_accept_the_server_may_speak_first_too() {
+    on_each(|host| {
+        host.start("net.js", "[route]\nprotocol = \"http\"\n[env]\nPORT = \"8080\"");
+        host.reconfigure(|text| text.replace("\"http\"", "\"tcp\"\ndeliver = \"shared\""));
+        host.ok("systemctl restart myapp");
+        let greeted = ["timeout", "0.9", "bash", "-c", "read < /dev/tcp/127.0.0.1/8080"];
+        host.is_soon("greeted at once", || host.machine.run(&greeted).code == 0);
+    });
 }
 
 #[test]

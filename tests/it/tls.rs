@@ -583,7 +583,10 @@ fn a_stop_ends_what_is_idle_and_finishes_what_is_not() {
     let mut idle = certificates.open(app.address());
     assert_eq!(idle.get("/raw").status, 200);
     let mut unused = certificates.open(app.address());
+    let before = descriptors(app.pid() as i32);
     let mut silent = Wire::open(app.address());
+    let accepted = || descriptors(app.pid() as i32) > before;
+    assert!(until(accepted), "the kernel had it for a second");
     let mut talking = websocket(certificates.open(app.address()));
     busy.send("GET /slow?ms=1500 HTTP/1.1\r\nHost: a\r\n\r\n");
     thread::sleep(Duration::from_millis(200));

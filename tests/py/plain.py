@@ -23,6 +23,7 @@ def say(text):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body leave together: an answer that was begun can't be given by another worker
 
     def address_string(self):
         return "a worker's private socket"

@@ -11,7 +11,7 @@ use super::environment::{Environment, environment, named_by_profile};
 use super::lifecycle;
 use super::report::AppReport;
 use super::values::{text, workers};
-use crate::config::{Kind, Listen, is_app_name};
+use crate::config::{Kind, Listen, OF_UNITS, is_app_name};
 
 /// Where `@socket.io/pm2` listens if nobody says otherwise.
 const SOCKETIO_PORT: &str = "8080";
@@ -129,7 +129,7 @@ pub(super) fn fitting(name: &str) -> String {
     let is_its = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let mut fitting: String = name.chars().map(|c| if is_its(c) { c } else { '-' }).collect();
     fitting = fitting.trim_matches(['-', '_']).chars().take(64).collect();
-    while let Some(less) = fitting.strip_suffix("-reload") {
+    while let Some(less) = OF_UNITS.iter().find_map(|end| fitting.strip_suffix(end)) {
         fitting = less.to_owned();
     }
     if is_app_name(&fitting) { fitting } else { "app".to_owned() }

@@ -346,6 +346,7 @@ fn names_are_made_to_fit() {
         ("My App", "My-App"),
         ("@org/api", "org-api"),
         ("shop-reload", "shop"),
+        ("shop-cleanup-reload", "shop"),
         ("a.b", "a-b"),
         ("--", "app"),
         ("", "app"),

@@ -71,7 +71,8 @@ impl Between {
         self.is_between() && !self.unwritten.load(Ordering::Relaxed)
     }
 
-    fn is_between(&self) -> bool {
+    /// Whether no request or response is.
+    pub(in crate::route) fn is_between(&self) -> bool {
         self.open.load(Ordering::Relaxed) == 0 && !self.in_doubt.load(Ordering::Relaxed)
     }
 

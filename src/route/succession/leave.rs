@@ -46,7 +46,7 @@ impl Passable for Impatient<FromClient> {
     }
 }
 
-#[cfg(feature = "tls")]
+#[cfg(any(feature = "tls", feature = "nats", feature = "redis"))]
 impl<S> Passable for tokio_rustls::server::TlsStream<S> {}
 
 #[cfg(not(feature = "tls"))]

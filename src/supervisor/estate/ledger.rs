@@ -29,6 +29,8 @@ pub struct Contents {
     pub state: State,
     /// Sessions: whose each is, and how long it may be silent.
     pub sessions: HashMap<String, (WorkerId, Option<Duration>)>,
+    /// Those that are over, and whose each was.
+    pub over: HashMap<String, WorkerId>,
     /// Connections that workers were given, by inode.
     pub given: HashMap<u64, (WorkerId, HandedOver)>,
 }
@@ -105,15 +107,24 @@ pub fn read(file: OwnedFd) -> Result<Contents, Unreadable> {
     let mut file = File::from(file);
     let whole = file.rewind().and_then(|()| file.read_to_end(&mut text));
     whole.map_err(|_| Unreadable::Nothing)?;
-    let (mut state, mut sessions, mut given) = (None, HashMap::new(), HashMap::new());
+    let (mut state, mut sessions) = (None, HashMap::new());
+    let (mut over, mut given) = (HashMap::new(), HashMap::new());
     // Whatever this version does not know says nothing to it.
     for record in text.split(|byte| *byte == b'\n').filter_map(|l| serde_json::from_slice(l).ok()) {
         match record {
             Record::State(newer) => state = Some(*newer),
             Record::Session(sid, worker, silence) => {
+                over.remove(&sid);
                 sessions.insert(sid, (worker, silence.map(Duration::from_millis)));
             }
-            Record::SessionEnded(sid) => drop(sessions.remove(&sid)),
+            Record::SessionEnded(sid) => {
+                over.remove(&sid);
+                sessions.remove(&sid);
+            }
+            Record::SessionOver(sid, worker) => {
+                sessions.remove(&sid);
+                over.insert(sid, worker);
+            }
             Record::Given(worker, connection) => {
                 given.insert(connection.inode(), (worker, connection));
             }
@@ -121,7 +132,7 @@ pub fn read(file: OwnedFd) -> Result<Contents, Unreadable> {
     }
     let state = state.ok_or(Unreadable::Nothing)?;
     state.check()?;
-    Ok(Contents { state, sessions, given })
+    Ok(Contents { state, sessions, over, given })
 }
 
 #[cfg(test)]
@@ -160,6 +171,7 @@ mod tests {
             releases: BTreeMap::from([(3, "exec = [\"node\"]\n".to_owned())]),
             workers: Vec::new(),
             servers: Vec::new(),
+            hosts: None,
         }
     }
 
@@ -184,12 +196,17 @@ mod tests {
             Record::Given(WorkerId(1), web_socket()),
             whole(State { up: false, ..state() }),
             Record::SessionEnded("a".into()),
+            Record::Session("c".into(), WorkerId(2), None),
+            Record::SessionOver("c".into(), WorkerId(2)),
+            Record::SessionOver("d".into(), WorkerId(2)),
+            Record::SessionEnded("d".into()),
         ] {
             ledger.write(&record);
         }
         let contents = read(copy(&ledger)).expect("whole");
         assert_eq!(contents.state, State { up: false, ..state() });
         assert_eq!(contents.sessions, HashMap::from([("b".to_owned(), (WorkerId(2), None))]));
+        assert_eq!(contents.over, HashMap::from([("c".to_owned(), WorkerId(2))]));
         assert_eq!(contents.given, HashMap::from([(77, (WorkerId(1), web_socket()))]));
     }
 

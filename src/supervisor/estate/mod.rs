@@ -246,6 +246,10 @@ impl Notes for Estate {
         self.write(&Record::SessionEnded(sid.to_owned()));
     }
 
+    fn session_over(&self, sid: &str, worker: WorkerId) {
+        self.write(&Record::SessionOver(sid.to_owned(), worker));
+    }
+
     fn given(&self, worker: WorkerId, connection: HandedOver) {
         self.write(&Record::Given(worker, connection));
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::relay::Adapters;
+use crate::relay::{Adapters, HostsKnown};
 use crate::route::{Doors, HandedOver};
 use crate::supervisor::fleet::Snapshot;
 use crate::worker::{Known, WorkerId};
@@ -32,7 +32,9 @@ pub enum Record {
     Session(String, WorkerId, Option<u64>),
     /// It does not any more.
     SessionEnded(String),
-    /// A worker was given this connection.
+    /// It is over, whatever this worker says, and its client is yet to hear that.
+    SessionOver(String, WorkerId),
+    /// A worker is given this connection; it may have refused it.
     Given(WorkerId, HandedOver),
 }
 
@@ -71,6 +73,9 @@ pub struct State {
     /// The servers that they have opened.
     #[serde(default)]
     pub servers: Vec<Server>,
+    /// Other hosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<HostsKnown>,
 }
 
 /// A worker.

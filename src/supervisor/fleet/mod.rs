@@ -7,13 +7,14 @@
 //! only then is the old one drained and stopped. Times are since any fixed moment.
 //!
 //! What always holds (and the simulation in the tests checks):
-//! - worker ids are never reused, and a slot never has more than two workers;
+//! - no two workers have the same id, and a slot never has more than two workers;
 //! - there are at most `surge` workers more than slots;
 //! - a worker that serves is not drained for a roll before its successor serves and, if it is the
 //!   canary, has stayed well;
 //! - the old generation stays in every slot until the canary has passed, also when it crashes there;
 //! - a failed roll ends with the old generation in every slot, and every roll is answered once.
 
+mod ids;
 mod policy;
 mod report;
 #[cfg(test)]
@@ -25,8 +26,10 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use ids::Ids;
 pub use policy::{Exit, Policy, Restart};
 pub use report::{Action, Failure, How, Outcome, Renewed, Startup, Summary, Why};
 use serde::{Deserialize, Serialize};
@@ -44,6 +47,9 @@ impl fmt::Display for Generation {
         self.0.fmt(f)
     }
 }
+
+/// Ids of workers of an app that has no other hosts: all that Node can keep.
+const IDS: RangeInclusive<u64> = 1..=i32::MAX as u64;
 
 /// How a worker ends that is killed: SIGKILL.
 const KILLED: Exit = Exit::Signal(9);
@@ -63,7 +69,7 @@ pub struct Fleet {
     roll: Option<Roll>,
     slots: Vec<Slot>,
     wanted: usize,
-    last_id: u64,
+    ids: Ids,
     stopping: bool,
     random: u64,
     outcomes: VecDeque<Outcome>,
@@ -100,11 +106,16 @@ impl Fleet {
             roll: None,
             slots: Vec::new(),
             wanted: slots,
-            last_id: 0,
+            ids: Ids::new(IDS, 0),
             stopping: false,
             random: seed | 1,
             outcomes: VecDeque::new(),
         }
+    }
+
+    /// Ids of new workers are of this range. Node keeps 31 bits of them.
+    pub fn number_in(&mut self, range: RangeInclusive<u64>) {
+        self.ids = Ids::new(range, self.ids.last().0);
     }
 
     /// Begins a roll to a generation with this policy and number of slots.
@@ -216,20 +227,20 @@ impl Fleet {
     }
 
     /// A slot's worker is to be replaced because somebody says so: its successor is ready before it
-    /// goes, and where nobody is, one is started at once. Not while a roll is under way. Returns the
-    /// last worker that was started until now, or `None` where there is no such slot.
-    pub fn renew(&mut self, slot: usize) -> Option<WorkerId> {
+    /// goes, and where nobody is, one is started at once. Not while a roll is under way. Returns those
+    /// that are there now, or `None` where there is no such slot.
+    pub fn renew(&mut self, slot: usize) -> Option<Vec<WorkerId>> {
         let slot = self.slots.get_mut(slot).filter(|_| self.roll.is_none())?;
         slot.renew();
-        Some(WorkerId(self.last_id))
+        Some(slot.members().map(|member| member.id).collect())
     }
 
-    /// How a slot is that was renewed after this worker was started.
-    pub fn renewed(&self, slot: usize, after: WorkerId) -> Renewed {
+    /// How a slot is that was renewed when these workers were there.
+    pub fn renewed(&self, slot: usize, before: &[WorkerId]) -> Renewed {
         let Some(slot) = self.slots.get(slot) else { return Renewed::Gone };
         let mut members = slot.members();
         match (members.next(), members.next()) {
-            (Some(member), None) if member.id > after && slot.is_ready() => {
+            (Some(member), None) if !before.contains(&member.id) && slot.is_ready() => {
                 Renewed::Serves(member.id)
             }
             _ if slot.failures() > 0 => Renewed::Failed,
@@ -286,7 +297,7 @@ impl Fleet {
     pub fn stop(&mut self) {
         self.stopping = true;
         if let Some(roll) = self.roll.take() {
-            let failure = Failure { worker: WorkerId(self.last_id), how: How::Stopped };
+            let failure = Failure { worker: self.ids.last(), how: How::Stopped };
             self.outcomes.push_back(Outcome { generation: roll.to, result: Err(failure) });
         }
     }
@@ -535,8 +546,8 @@ impl Fleet {
             }
             _ => {
                 let generation = missing.filter(|_| self.may_start(at, now))?;
-                self.last_id += 1;
-                let id = WorkerId(self.last_id);
+                let slots = &self.slots;
+                let id = self.ids.next(|id| slots.iter().any(|slot| slot.has(id)));
                 let state = State::Starting { until: now + self.policy.ready_timeout };
                 self.slots[at].add(Member { id, generation, stale: false, state });
                 Some(Action::Start { slot: at, id, generation })

@@ -4,6 +4,7 @@
 //! A failing seed is printed; `FLEET_SEED=N` runs that one alone, `FLEET_HISTORIES=N` that many.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::*;
@@ -39,7 +40,9 @@ struct World {
     dice: Dice,
     now: Duration,
     processes: BTreeMap<WorkerId, Process>,
-    last_id: u64,
+    ids: RangeInclusive<u64>,
+    /// How many workers there were.
+    started: u64,
     canary: Duration,
     surge: usize,
     /// Every number of slots that was ever wanted.
@@ -58,13 +61,16 @@ impl World {
         let slots = 1 + dice.roll(4) as usize;
         let surge = 1 + dice.roll(2) as usize;
         let canary = Duration::from_millis([0, 500, 10_000][dice.roll(3) as usize]);
-        let fleet = Fleet::new(policy(surge, canary), slots, seed);
+        let ids = 71..=[90, 100_000][dice.roll(2) as usize];
+        let mut fleet = Fleet::new(policy(surge, canary), slots, seed);
+        fleet.number_in(ids.clone());
         World {
             fleet,
             dice,
             now: Duration::ZERO,
             processes: BTreeMap::new(),
-            last_id: 0,
+            ids,
+            started: 0,
             canary,
             surge,
             most_slots: slots,
@@ -87,8 +93,14 @@ impl World {
             self.hear_outcomes();
             match action {
                 Action::Start { slot, id, generation } => {
-                    assert!(id.0 > self.last_id, "ids are never reused");
-                    self.last_id = id.0;
+                    self.started += 1;
+                    assert!(!self.processes.contains_key(&id), "no two have the same id");
+                    assert!(self.ids.contains(&id.0), "{id} is of the range");
+                    let is_next = id.0 == self.ids.start() + self.started - 1;
+                    assert!(
+                        is_next || *self.ids.end() == 90,
+                        "no id is reused while there are others"
+                    );
                     let in_slot = self.processes.values().filter(|p| p.slot == slot).count();
                     assert!(in_slot < 2, "at most two workers a slot");
                     assert!(self.processes.len() < self.most_slots + self.surge, "surge is kept");
@@ -192,7 +204,8 @@ impl World {
             let text = serde_json::to_string(&snapshot).expect("a text");
             assert_eq!(serde_json::from_str::<Snapshot>(&text).expect("a snapshot"), snapshot);
         }
-        self.fleet = Fleet::resume(snapshot, |_| policy(self.surge, self.canary));
+        let policy = |_| policy(self.surge, self.canary);
+        self.fleet = Fleet::resume(snapshot, self.ids.clone(), policy);
         for action in self.fleet.unfinished() {
             let (Action::Drain { id }
             | Action::Disconnect { id }

@@ -2,11 +2,14 @@
 //! generations' configurations.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
+use super::ids::Ids;
 use super::slot::Slot;
 use super::{Canary, Fleet, Generation, Policy, Roll};
+use crate::worker::WorkerId;
 
 /// A fleet. Times in it are since the same moment as those that it was told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,13 +42,27 @@ impl Fleet {
             roll: self.roll.as_ref().map(rolling),
             slots: self.slots.clone(),
             wanted: self.wanted,
-            last_id: self.last_id,
+            last_id: self.ids.last().0,
             random: self.random,
         }
     }
 
-    /// Goes on with a fleet, with the policy of each generation.
-    pub fn resume(snapshot: Snapshot, policy: impl Fn(Generation) -> Policy) -> Fleet {
+    /// There has been a worker of this number, of which nothing was written down.
+    pub fn has_had(&mut self, id: WorkerId) {
+        self.ids.was_given(id);
+    }
+
+    /// The range that ids are of.
+    pub fn ids(&self) -> RangeInclusive<u64> {
+        self.ids.range()
+    }
+
+    /// Goes on with a fleet, with ids of this range from now on and the policy of each generation.
+    pub fn resume(
+        snapshot: Snapshot,
+        ids: RangeInclusive<u64>,
+        policy: impl Fn(Generation) -> Policy,
+    ) -> Fleet {
         let Snapshot { good, roll, slots, wanted, last_id, random } = snapshot;
         let before = policy(good);
         let (policy, roll) = match roll {
@@ -54,12 +71,18 @@ impl Fleet {
                 (policy(to), Some(Roll { to, before, wanted_before, canary }))
             }
         };
+        let ids = Ids::new(ids, last_id);
         let (stopping, outcomes) = (false, VecDeque::new());
-        Fleet { policy, good, roll, slots, wanted, last_id, random, stopping, outcomes }
+        Fleet { policy, good, roll, slots, wanted, ids, random, stopping, outcomes }
     }
 }
 
 impl Snapshot {
+    /// The generation that a roll under way leads to.
+    pub fn rolls_to(&self) -> Option<Generation> {
+        self.roll.as_ref().map(|roll| roll.to)
+    }
+
     /// The generations that it can't go on without.
     pub fn generations(&self) -> impl Iterator<Item = Generation> {
         let members = self.slots.iter().flat_map(Slot::members).map(|member| member.generation);

@@ -313,3 +313,44 @@ fn a_new_release_need_not_wait_for_what_the_old_one_did_wrong() {
     let starts = steps(&mut fleet, now);
     assert!(matches!(starts[0], Action::Start { generation: Generation(2), .. }), "{starts:?}");
 }
+
+#[test]
+fn ids_stay_in_their_range_also_over_a_succession() {
+    let mut fleet = fleet(2);
+    fleet.number_in(11..=14);
+    let mut now = MS(0);
+    for id in started(&steps(&mut fleet, now)) {
+        fleet.ready(id, now);
+    }
+    // 11 lives on, and the other one's go round.
+    for (old, new) in [(12, 13), (13, 14), (14, 12), (12, 13)] {
+        fleet.exited(WorkerId(old), Exit::Signal(9), now);
+        fleet = Fleet::resume(fleet.snapshot(), fleet.ids(), |_| policy());
+        now = fleet.deadline(now).expect("a next try");
+        assert_eq!(started(&steps(&mut fleet, now)), [WorkerId(new)]);
+        fleet.ready(WorkerId(new), now);
+    }
+    // The host has another number now.
+    fleet.exited(WorkerId(13), Exit::Signal(9), now);
+    let mut fleet = Fleet::resume(fleet.snapshot(), 21..=24, |_| policy());
+    now = fleet.deadline(now).expect("a next try");
+    assert_eq!(started(&steps(&mut fleet, now)), [WorkerId(21)]);
+    assert!(fleet.serves(WorkerId(11)));
+}
+
+#[test]
+fn a_slot_is_renewed_by_a_worker_with_a_lower_id_too() {
+    let mut fleet = fleet(1);
+    fleet.number_in(11..=12);
+    for (old, new) in [(11, 12), (12, 11)] {
+        started(&steps(&mut fleet, MS(0)));
+        fleet.ready(WorkerId(old), MS(0));
+        let before = fleet.renew(0).expect("a slot");
+        assert_eq!(fleet.renewed(0, &before), Renewed::Pending);
+        assert_eq!(started(&steps(&mut fleet, MS(0))), [WorkerId(new)]);
+        fleet.ready(WorkerId(new), MS(0));
+        assert_eq!(steps(&mut fleet, MS(0)), [Action::Drain { id: WorkerId(old) }]);
+        fleet.exited(WorkerId(old), Exit::Code(0), MS(0));
+        assert_eq!(fleet.renewed(0, &before), Renewed::Serves(WorkerId(new)));
+    }
+}

@@ -178,6 +178,27 @@ impl App {
         self.0.told().last_reload_error.clone().unwrap_or_default()
     }
 
+    /// Whether the bus to other hosts is reached; false where there is none.
+    #[zbus(property)]
+    fn bus_reached(&self) -> bool {
+        self.0.told().bus.as_ref().is_some_and(|bus| bus.up)
+    }
+
+    /// Why it is not. Empty: it is, or there is none.
+    #[zbus(property)]
+    fn bus_error(&self) -> String {
+        let status = self.0.told();
+        status.bus.as_ref().and_then(|bus| bus.error.clone()).unwrap_or_default()
+    }
+
+    /// Names of the other hosts that are there.
+    #[zbus(property)]
+    fn hosts(&self) -> Vec<String> {
+        let status = self.0.told();
+        let hosts = status.bus.iter().flat_map(|bus| &bus.hosts);
+        hosts.map(|host| host.name.clone()).collect()
+    }
+
     /// By slot and age.
     #[zbus(property)]
     fn workers(&self) -> Vec<OwnedObjectPath> {

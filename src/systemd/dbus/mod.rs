@@ -27,7 +27,11 @@ use shared::Shared;
 use worker::Worker;
 
 /// Between tries to be on the bus: the first pause, and what it grows to.
-const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
+
+/// The pause from which on a name that is taken is told of: until then it is likely the last cohortd's,
+/// of whose end the bus has yet to hear.
+const LATE: Duration = Duration::from_secs(1);
 
 /// How long the bus has for what we ask of it; polkit may be asking somebody for a password.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -116,13 +120,16 @@ async fn stay(app: &str, handle: &Handle) {
             Ok(Err(error)) => error,
             Err(_) => BusError::Silent,
         };
+        let is_early = matches!(error, BusError::Taken { .. }) && pause < LATE;
         match error {
             // There is nothing to show any more.
             BusError::App(_) => return,
-            error if told => tracing::debug!(%error, "not on the system bus"),
-            error => tracing::warn!(%error, "not on the system bus; it is tried again"),
+            error if told || is_early => tracing::debug!(%error, "not on the system bus"),
+            error => {
+                tracing::warn!(%error, "not on the system bus; it is tried again");
+                told = true;
+            }
         }
-        told = true;
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(longest);
     }

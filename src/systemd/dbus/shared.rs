@@ -46,6 +46,7 @@ impl From<Refusal> for CallError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Stopped => CallError::Stopped(refusal.to_string()),
+            Refusal::Left => CallError::Failed(refusal.to_string()),
             Refusal::Failed(reason) => CallError::Failed(reason),
         }
     }

@@ -85,6 +85,8 @@ pub enum Packet<'a> {
     Worker {
         /// The event type; its numbering is not that of 0.3.
         kind: i64,
+        /// Its namespace; what is about the worker itself has none.
+        nsp: Option<&'a str>,
         /// `data.workerId`: the worker that asked.
         requester: Option<u64>,
     },
@@ -144,7 +146,7 @@ fn packet<'k>(keys: &'k Keys<'_>) -> Option<Packet<'k>> {
         Scalar::Object { worker_id: Some(id) } => u64::try_from(id).ok(),
         _ => None,
     };
-    Some(Packet::Worker { kind: keys.kind.int()?, requester })
+    Some(Packet::Worker { kind: keys.kind.int()?, nsp: keys.nsp.str(), requester })
 }
 
 #[cfg(test)]
@@ -192,12 +194,12 @@ mod tests {
             ),
             // adapters 0.1 and 0.2
             (
-                r#"{"source":"_sio_adapter","type":1,"data":1}"#,
-                "Adapter(Worker { kind: 1, requester: None })",
+                r#"{"source":"_sio_adapter","type":1,"nsp":"/admin","data":1}"#,
+                r#"Adapter(Worker { kind: 1, nsp: Some("/admin"), requester: None })"#,
             ),
             (
                 r#"{"source":"_sio_adapter","type":9,"data":{"requestId":"r","workerId":2,"sockets":[{"workerId":7}]}}"#,
-                "Adapter(Worker { kind: 9, requester: Some(2) })",
+                "Adapter(Worker { kind: 9, nsp: None, requester: Some(2) })",
             ),
             (r#"{"type":"axm:action","data":{"action_name":"gc"}}"#, "Action"),
             (r#"{"type":"axm:reply","data":{"action_name":"gc","return":1}}"#, "Action"),
@@ -226,7 +228,7 @@ mod tests {
             let keys = look(framing, &frame).expect("an object");
             assert_eq!(
                 classify(&keys),
-                Incoming::Adapter(Packet::Worker { kind: 9, requester: Some(2) }),
+                Incoming::Adapter(Packet::Worker { kind: 9, nsp: None, requester: Some(2) }),
             );
         }
     }

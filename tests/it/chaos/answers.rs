@@ -3,13 +3,10 @@
 use std::thread::{self, JoinHandle};
 
 use super::decisions::{Fault, Release};
+use super::excuses::Excuses;
 use super::history::History;
-use super::storm::Death;
 use super::{now, number_after};
 use crate::app::cohortctl;
-
-/// In ms: until a command finds the next cohortd, when one was killed.
-const BACK: u64 = 5000;
 
 /// Everything that has been in the app's file, by number, and since when (ms since 1970).
 #[derive(Debug, Default)]
@@ -66,25 +63,12 @@ impl Answer {
         }
     }
 
-    /// Nobody was there to answer it, or not until its end.
-    fn is_cut(&self, deaths: &[Death]) -> bool {
-        let concerns = |death: &Death| self.from <= death.to + BACK && self.at >= death.from;
-        // `systemctl` has its own words, and not here.
-        let is_said = self.said.is_empty()
-            || ["broke off", "does not run here"].iter().any(|text| self.said.contains(text));
-        self.code == Some(1) && is_said && deaths.iter().any(concerns)
-    }
-
     /// Why it is not true, if it is not.
-    pub(super) fn lie(
-        &self,
-        history: &History,
-        releases: &Releases,
-        deaths: &[Death],
-    ) -> Option<String> {
-        if self.is_cut(deaths) {
+    pub(super) fn lie(&self, excuses: &Excuses, releases: &Releases) -> Option<String> {
+        if excuses.answer(self) {
             return None;
         }
+        let history = excuses.history;
         let why = match (self.command, self.code) {
             ("reexec", Some(0)) => None,
             ("scale", Some(0)) => {

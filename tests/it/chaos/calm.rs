@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::excuses::Excuses;
 use super::way::Worker;
 use super::{GOOD, Run, Strike, id, now, pid, processes};
 use crate::raw::{descriptors, memory};
@@ -31,24 +32,24 @@ impl Run {
         for vanishing in std::mem::take(&mut self.vanishing) {
             vanishing.join().expect("they connect");
         }
-        for strike in std::mem::take(&mut self.strikes) {
-            let Strike { from, at, came } = strike.join().expect("cohortd accepts connections");
-            let is_struck = self.deaths.iter().any(|death| from <= death.to && at >= death.from)
-                && !came.starts_with(|c: char| c.is_ascii_digit());
-            let is_excused = is_struck || self.history().excuses("strike", &came, from, at);
-            if !came.starts_with("200 ") && !is_excused {
-                self.wrong.push(format!("a request that befalls a worker: {came}"));
-            }
-        }
+        let strikes: Vec<Strike> = std::mem::take(&mut self.strikes)
+            .into_iter()
+            .map(|strike| strike.join().expect("cohortd accepts connections"))
+            .collect();
         let asked = std::mem::take(&mut self.asked);
         let is_answered = || asked.iter().all(JoinHandle::is_finished);
-        if self.comes_to_be("every command is answered", |_| is_answered()) {
-            let history = self.history();
-            for answer in asked {
-                let answer = answer.join().expect("it ran");
-                *self.answers.entry(answer.kind()).or_default() += 1;
-                self.wrong.extend(answer.lie(&history, &self.releases, &self.deaths));
+        let are_answered = self.comes_to_be("every command is answered", |_| is_answered());
+        let history = self.history();
+        let excuses = Excuses { history: &history, deaths: &self.deaths };
+        for strike in strikes {
+            if !strike.came.starts_with("200 ") && !excuses.strike(&strike) {
+                self.wrong.push(format!("a request that befalls a worker: {}", strike.came));
             }
+        }
+        for answer in asked.into_iter().filter(|_| are_answered) {
+            let answer = answer.join().expect("it ran");
+            *self.answers.entry(answer.kind()).or_default() += 1;
+            self.wrong.extend(answer.lie(&excuses, &self.releases));
         }
         self.comes_to_be("the workers that were asked for last", Run::is_settled);
         // The same for every calm: two workers of a new release.

@@ -2,10 +2,10 @@
 
 /// A small generator of random numbers (splitmix64).
 #[derive(Debug)]
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Random {
+    pub(crate) fn new(seed: u64) -> Random {
         Random(seed)
     }
 
@@ -18,11 +18,11 @@ impl Random {
     }
 
     /// A number from 0 to `n - 1`.
-    pub(super) fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 
-    pub(super) fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+    pub(crate) fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len() as u64) as usize]
     }
 }
@@ -128,7 +128,7 @@ pub(super) struct Round {
 impl Round {
     pub(super) fn decide(random: &mut Random) -> Round {
         let first = match random.below(20) {
-            0..10 => Act::Reload(release(random)),
+            0..10 => Act::Reload(soon_found(release(random))),
             10..14 => Act::Scale(workers(random)),
             14..16 => Act::Kill(random.below(1 << 16) as usize),
             16..17 => Act::Stop(random.below(1 << 16) as usize),
@@ -142,6 +142,15 @@ impl Round {
 fn release(random: &mut Random) -> Release {
     let fault = (random.below(2) == 0).then(|| random.one_of(&FAULTS));
     Release { workers: workers(random), fault }
+}
+
+/// Where the canary has not long, nobody sees that one falls ill later: it would serve then.
+fn soon_found(release: Release) -> Release {
+    let fault = release.fault.map(|fault| match fault {
+        Fault::Sickens => Fault::Ill,
+        fault => fault,
+    });
+    Release { fault, ..release }
 }
 
 fn workers(random: &mut Random) -> usize {

@@ -1,4 +1,4 @@
-//! What the log tells of workers and reloads, and what it excuses.
+//! What the log tells of workers and reloads.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,13 +6,11 @@ use serde_json::Value;
 
 use super::decisions::Release;
 use super::number_after;
+use super::storm::Death;
 
-/// The log, a client and a command may be so many ms apart in what they take for the same moment,
-/// on a machine that has other things to do.
-const APART: u64 = 2000;
-
-/// `[route] queue` of the app.
-pub(super) const QUEUE: u64 = 8000;
+/// In ms: what the log tells is written down for a successor a moment later, and journald may take a
+/// moment to read it.
+const NOTED: u64 = 250;
 
 /// One worker's life. Times are in ms since 1970.
 #[derive(Debug, Default)]
@@ -29,8 +27,8 @@ pub(super) struct Life {
 }
 
 impl Life {
-    /// It ended in the middle of its work, and not because it was asked to.
-    fn died(&self, is_struck: bool) -> Option<u64> {
+    /// When it ended in the middle of its work, and not because it was asked to.
+    pub(super) fn died(&self, is_struck: bool) -> Option<u64> {
         let (at, how) = self.end.as_ref()?;
         // How one ends that another cohortd has started is not known.
         let may_have_stopped = how.starts_with("stopped: unknown") && !self.killed && !is_struck;
@@ -61,12 +59,14 @@ pub(super) struct History {
 
 impl History {
     /// Reads the log of an app that began at `begun` with the first of these releases. Some workers
-    /// were `struck` by a signal; others have said themselves what a request did to them.
+    /// were `struck` by a signal; others have said themselves what a request did to them. cohortd's own
+    /// `deaths` are known.
     pub(super) fn of(
         log: &str,
         begun: u64,
         releases: &[Release],
         struck: &BTreeSet<u64>,
+        deaths: &[Death],
     ) -> History {
         let wanted = releases[0].workers;
         let struck = struck.clone();
@@ -84,7 +84,7 @@ impl History {
                 history.releases.insert(life.generation, release);
             }
         }
-        history.replay(log, releases);
+        history.replay(log, begun, releases, deaths);
         history
     }
 
@@ -134,21 +134,16 @@ impl History {
     }
 
     /// What the answers to `reload` and `scale` add up to.
-    fn replay(&mut self, log: &str, releases: &[Release]) {
-        let (mut rolling, mut before) = (None, self.wanted);
-        for line in log.lines().filter(|line| uptime(line).is_some()) {
+    fn replay(&mut self, log: &str, begun: u64, releases: &[Release], deaths: &[Death]) {
+        let (mut rolling, mut before, mut last) = (None, self.wanted, begun);
+        for line in log.lines() {
+            let Some(at) = uptime(line).map(|at| begun + at) else { continue };
             if let Some(to) = number_after(line, " reloading generation=") {
                 rolling = Some(to);
                 before = self.wanted;
                 // Unknown: none of its workers lived long enough, so it will fail.
                 let release = self.releases.get(&to).and_then(|&at| releases.get(at));
                 self.wanted = release.map_or(before, |release| release.workers);
-            } else if line.contains(" going on with the workers") {
-                // One that had none of its workers yet was not under way, and its asker knows.
-                let is_there = |to: &u64| self.workers.values().any(|w| w.generation == *to);
-                if rolling.take_if(|to| !is_there(to)).is_some() {
-                    self.wanted = before;
-                }
             } else if let Some(n) = number_after(line, " scaling workers=") {
                 self.wanted = n as usize;
                 before = self.wanted;
@@ -161,85 +156,29 @@ impl History {
             {
                 self.wanted = before;
                 self.outcomes.insert(to, Err(why.to_owned()));
+            } else if line.contains(" going on with the workers") {
+                // What was begun or ended at that very moment, the next one may not know of; who asked
+                // for it has been told nothing.
+                let at_once =
+                    |death: &Death| death.from <= last + NOTED && last <= death.to + NOTED;
+                if deaths.iter().any(at_once) {
+                    rolling = number_after(line, " reloading=");
+                    let wanted = number_after(line, " wanted=");
+                    self.wanted = wanted.map_or(self.wanted, |wanted| wanted as usize);
+                }
+                continue;
+            } else {
+                continue;
             }
+            last = at;
         }
         self.rolling = rolling.is_some();
     }
 
     /// How many workers died in the middle of their work in this time.
-    pub(super) fn deaths(&self, from: u64, to: u64) -> usize {
-        let within = |at: &u64| (from.saturating_sub(APART)..=to + APART).contains(at);
+    pub(super) fn died(&self, from: u64, to: u64) -> usize {
         let died = |(id, life): (&u64, &Life)| life.died(self.struck.contains(id));
-        self.workers.iter().filter_map(died).filter(within).count()
-    }
-
-    /// Whether a request may have waited in vain until this moment: nobody was ready for all that
-    /// time, because what was to be the next one was struck as well.
-    fn nobody_was_ready(&self, at: u64) -> bool {
-        let (from, to) = (at - QUEUE + APART, at - APART);
-        let was_ready = |life: &Life| {
-            life.ready.is_some_and(|ready| ready < to && life.leaves.is_none_or(|at| at > from))
-        };
-        let was_struck = |(id, life): (&u64, &Life)| {
-            let end = life.end.as_ref().map_or(u64::MAX, |(at, _)| *at);
-            self.struck.contains(id) && life.ready.is_none() && life.started < to && end > from
-        };
-        !self.workers.values().any(was_ready) && self.workers.iter().any(was_struck)
-    }
-
-    /// Whether a request of this kind may have gone wrong in this way.
-    pub(super) fn excuses(&self, kind: &str, what: &str, from: u64, at: u64) -> bool {
-        let deaths = self.deaths(from, at);
-        match kind {
-            // What may be repeated is, once: it takes two workers that die with it.
-            "kept" | "new" | "slow" => match what.split(' ').next() {
-                Some("502") => deaths >= 2,
-                Some("503") => self.nobody_was_ready(at),
-                _ => false,
-            },
-            "upload" | "strike" => match what.split(' ').next() {
-                Some("502") => deaths >= 1,
-                Some("503") => self.nobody_was_ready(at),
-                _ => false,
-            },
-            // Its beginning has been passed on: what is missing can only be shown by a cut.
-            "stream" => match what.split(' ').next() {
-                Some("502") => deaths >= 2,
-                Some("503") => self.nobody_was_ready(at),
-                Some("cut") => deaths >= 1,
-                _ => false,
-            },
-            // Many requests, some of which can't be repeated.
-            "polling" | "websocket" | "upgraded" | "pausing" => {
-                what != "no answer" && !what.starts_with("worker ") && deaths >= 1
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether a session's connection may have ended in this way: never before its worker leaves,
-    /// and properly if that was asked to.
-    pub(super) fn excuses_end(&self, worker: Option<u64>, why: &str, from: u64, at: u64) -> bool {
-        let proper = match why {
-            "transport close" | "transport close 1012" => true,
-            // It had nothing under way, so nobody could tell it.
-            "unknown" => true,
-            // So late a request that its session was long over. Any worker may say that, or die.
-            "transport error (xhr post error 400)" => true,
-            "transport error (xhr post error 502)" => self.deaths(at, at) > 0,
-            _ => false,
-        };
-        let left = |life: &Life| life.leaves.is_some_and(|leaves| leaves <= at + APART);
-        match worker.and_then(|id| Some((id, self.workers.get(&id)?))) {
-            Some((id, life)) => {
-                left(life) && (proper || life.died(self.struck.contains(&id)).is_some())
-            }
-            // It ended before its client came to ask who serves it.
-            None => self
-                .workers
-                .values()
-                .any(|life| left(life) && life.leaves.is_some_and(|leaves| leaves + APART >= from)),
-        }
+        self.workers.iter().filter_map(died).filter(|at| (from..=to).contains(at)).count()
     }
 }
 
@@ -249,4 +188,22 @@ fn uptime(line: &str) -> Option<u64> {
     let levels = ["ERROR", "WARN", "INFO", "DEBUG"];
     levels.iter().find(|level| rest.trim_start().starts_with(*level))?;
     time.parse::<f64>().ok().map(|seconds| (seconds * 1000.0) as u64)
+}
+
+/// A reload that the next cohortd does not know of may only be one that a kill followed at once.
+#[test]
+fn what_was_not_noted_is_forgotten() {
+    let begun = 1_000_000;
+    let of = |killed: u64, knows: &str| {
+        let log = format!(
+            "1.000000s  INFO reloading generation=2\n\
+             1.010000s  INFO started worker=3 slot=0 pid=9 generation=2\n\
+             3.000000s  INFO going on with the workers workers=2 wanted=2{knows} before=\"0.1.0\"\n"
+        );
+        let release = Release { workers: 2, fault: None };
+        let deaths = [Death { from: begun + killed, to: begun + killed + 5 }];
+        History::of(&log, begun, &[release], &BTreeSet::new(), &deaths).rolling
+    };
+    assert!(!of(1020, "") && of(1020, " reloading=2"));
+    assert!(of(2000, "") && of(2000, " reloading=2"));
 }

@@ -17,17 +17,18 @@ const PROGRAM: &str = "/usr/bin/it";
 /// Seconds, for an ordinary run of the tests.
 const SHORT: u64 = 20;
 
+/// Rounds, for the same.
+const FEW: u64 = 5;
+
 /// For the names of files.
 const CHAOS: &str = "service";
 const ROUNDS: &str = "rounds";
 
-/// Runs a test of this module in a machine. The last digit of the seed chooses the systemd: 252 if
-/// it is even.
-fn inside(test: &str, kind: &str, seed: u64, more: String) {
+/// Runs a test of this module in a machine.
+fn inside(suite: Suite, test: &str, kind: &str, seed: u64, more: String) {
     if !sdbox::require() {
         return;
     }
-    let suite = Suite::ALL[seed as usize % Suite::ALL.len()];
     eprintln!("--- {suite:?}");
     let (js, this) = (js(), std::env::current_exe().expect("it runs"));
     let mut binds = installed(&js).to_vec();
@@ -54,10 +55,12 @@ fn inside(test: &str, kind: &str, seed: u64, more: String) {
     assert!(status.success(), "{suite:?}: it was not");
 }
 
+/// The seed chooses the systemd as well: 252 if it is even.
 #[test]
 fn chaos_is_survived_as_a_service() {
     let Chaos { seed, seconds } = Chaos::from_environment(SHORT);
-    inside("the_chaos_itself", CHAOS, seed, format!("CHAOS_SECONDS={seconds}"));
+    let suite = Suite::ALL[seed as usize % Suite::ALL.len()];
+    inside(suite, "the_chaos_itself", CHAOS, seed, format!("CHAOS_SECONDS={seconds}"));
 }
 
 #[test]
@@ -69,13 +72,20 @@ fn the_chaos_itself() {
     }
 }
 
-/// Only where it is asked for, by `make chaos`: what each round excuses is not settled yet.
+fn rounds_inside(suite: Suite, seed: u64) {
+    let seed = environment("CHAOS_SEED").unwrap_or(seed);
+    let rounds = environment("CHAOS_ROUNDS").unwrap_or(FEW);
+    inside(suite, "the_rounds_themselves", ROUNDS, seed, format!("CHAOS_ROUNDS={rounds}"));
+}
+
 #[test]
-fn chaos_is_survived_by_the_workers() {
-    let Some(rounds) = environment("CHAOS_ROUNDS") else {
-        return eprintln!("NOT RUN: cohortd killed in the middle of things; `make chaos` does it");
-    };
-    inside("the_rounds_themselves", ROUNDS, any_seed(), format!("CHAOS_ROUNDS={rounds}"));
+fn chaos_is_survived_by_the_workers_on_252() {
+    rounds_inside(Suite::Bookworm, 1);
+}
+
+#[test]
+fn chaos_is_survived_by_the_workers_on_257() {
+    rounds_inside(Suite::Trixie, 2);
 }
 
 #[test]

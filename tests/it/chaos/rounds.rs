@@ -15,8 +15,8 @@ const SETTLES: Duration = Duration::from_secs(60);
 /// After so many rounds every session has to hear every other.
 const PART: u64 = 50;
 
-/// Fast, so that there are many.
-const PACE: Pace = Pace { ready: "6s", canary: "400ms", drain: "500ms" };
+/// Fast, so that there are many; but a release that crashes soon is found by its canary.
+const PACE: Pace = Pace { ready: "6s", canary: "1s", drain: "500ms" };
 
 pub(super) fn survive(seed: u64, start: impl FnOnce(&Spec, u64) -> Box<dyn Way>) {
     let rounds = environment("CHAOS_ROUNDS").unwrap_or(PART);

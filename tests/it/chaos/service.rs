@@ -106,13 +106,8 @@ impl Way for Service {
 
     fn disorder(&self, workers: &[Worker]) -> Vec<String> {
         let mut wrong = Wrong(strays(self.pid(), workers));
-        let states = states();
-        if self.killed.get() > 0 {
-            // Where it is killed twice in a row, systemd may leave the handle down.
-            let is_up = states.starts_with("active") && states.ends_with(" active");
-            wrong.unless("service and socket", &is_up.to_string(), "true");
-        } else {
-            wrong.unless("the state", &states, "active active active");
+        wrong.unless("the state", &states(), "active active active");
+        if self.killed.get() == 0 {
             wrong.unless("MainPID", &show("MainPID"), &self.pid.to_string());
         }
         wrong.0.extend(self.restarts());

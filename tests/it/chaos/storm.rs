@@ -62,6 +62,12 @@ impl Storm {
         self.say("resume");
     }
 
+    /// Until one of the `pausing` sessions, if there are any, has nothing under way.
+    pub(crate) fn idle(&mut self) {
+        self.say("idle");
+        assert_eq!(self.line(), "idle");
+    }
+
     /// SIGKILL for cohortd, as the clients see it. It has gone then.
     pub(crate) fn kill(&mut self, pid: i32) -> Death {
         assert!(pid > 1, "{pid} is no process of ours");

@@ -1,13 +1,12 @@
 //! Workers of every kind outlive cohortd, however connections come to them.
 
-use serde_json::Value;
-
-use super::{PLAIN_LOAD, TIMES, failures, tell, were_busy};
+use super::end::{failures, faults};
+use super::{PLAIN_LOAD, TIMES};
 use crate::systemd::{Host, on_each};
 
 impl Host {
     /// `cohortctl add` of workers of this kind, started.
-    fn start_kind(&self, kind: &str, script: &str, listen: &[&str]) {
+    pub(super) fn start_kind(&self, kind: &str, script: &str, listen: &[&str]) {
         let exec = format!("/opt/node/bin/node {script}");
         let add = ["cohortctl", "add", "myapp", "--kind", kind, "--exec", &exec];
         let user = ["--directory", "/srv/myapp", "--user", "myapp", "--workers", "2"];
@@ -23,12 +22,17 @@ fn workers_with_a_socket_outlive_it() {
         host.start_kind("socket", "/srv/js/apps/fd3.js", &["--listen", "8080"]);
         let mut storm = host.storm(&PLAIN_LOAD);
         host.is_killed(TIMES / 2, &mut storm);
-        let seen = storm.end();
-        tell(&seen);
-        assert_eq!(failures(&seen), [&Value::Null; 0], "{}", host.journal("-n 200"));
-        were_busy(&seen, &[("kept", 50), ("new", 50), ("upload", 10)]);
-        host.ok("systemctl stop myapp");
-        host.has_left_nothing();
+        let busy = [("kept", 50), ("new", 50), ("upload", 10)];
+        host.has_seen(storm, &[failures], &busy);
+
+        // Of one that ends together with cohortd nothing is left but what it has left itself.
+        let fleet = host.settles(2);
+        host.ok(&format!("kill -KILL {} {}", host.cohortd(), fleet[&0].1));
+        host.is_soon("replaced", || host.order(2).is_ok_and(|now| now[&0] != fleet[&0]));
+        let files = host.ok("ls /run/cohortd/myapp");
+        let sockets = files.lines().filter(|file| file.starts_with("worker-"));
+        assert_eq!(sockets.count(), 2, "{files}");
+        host.stops();
     });
 }
 
@@ -49,9 +53,7 @@ fn jobs_outlive_it() {
         let (_, (_, pid)) = fleet.first_key_value().expect("two");
         host.ok(&format!("kill -KILL {pid}"));
         host.is_soon("replaced", || host.order(2).is_ok_and(|now| now[&0] != fleet[&0]));
-        host.ok("systemctl stop myapp");
-        host.is_soon("stopped", || host.show("myapp", "ActiveState") == "inactive");
-        assert_eq!(host.processes(), [""; 0]);
+        host.stops();
     });
 }
 
@@ -62,11 +64,6 @@ fn kills_cost_nothing_where_workers_accept() {
         host.start("ill.js", "[route]\ndeliver = \"shared\"\n[env]\nPORT = \"8080\"");
         let mut storm = host.storm(&PLAIN_LOAD);
         host.is_killed(TIMES / 2, &mut storm);
-        let seen = storm.end();
-        tell(&seen);
-        assert_eq!(seen["faults"], Value::Array(vec![]), "{}", host.journal("-n 200"));
-        were_busy(&seen, &[("kept", 50), ("new", 50), ("slow", 10), ("upload", 10)]);
-        host.ok("systemctl stop myapp");
-        host.has_left_nothing();
+        host.ends(storm, &[faults], &[("kept", 50), ("new", 50), ("slow", 10), ("upload", 10)]);
     });
 }

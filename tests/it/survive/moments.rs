@@ -3,8 +3,11 @@
 
 use serde_json::Value;
 
-use super::{Fleet, SIO, failures};
+use super::end::{cut_off, ends, failures};
+use super::{Fleet, SIO};
 use crate::systemd::{Host, on_each};
+
+const APP: &str = "http://127.0.0.1:8080";
 
 /// Some of every kind, who notice what goes wrong.
 const FEW: [&str; 4] = ["websocket=4", "polling=0", "upgraded=0", "pausing=4"];
@@ -14,19 +17,19 @@ const KILL: &str = "systemctl kill -s KILL --kill-whom=main myapp";
 
 impl Host {
     /// It stays down for so many seconds when it was killed.
-    fn stays_down(&self, seconds: u32) {
+    pub(super) fn stays_down(&self, seconds: u32) {
         let text = format!("[Service]\nRestartSec={seconds}\n");
         self.write("/etc/systemd/system/myapp.service.d/down.conf", &text);
         self.ok("systemctl daemon-reload");
     }
 
     /// Kills cohortd, which stays down for now.
-    fn goes_down(&self) {
+    pub(super) fn goes_down(&self) {
         self.ok(KILL);
         self.is_soon("down", || self.show("myapp", "SubState") == "auto-restart");
     }
 
-    fn sh(&self, script: &str) {
+    pub(super) fn sh(&self, script: &str) {
         self.machine.ok(&["sh", "-c", script]);
     }
 }
@@ -56,19 +59,6 @@ fn is_any(host: &Host, generation: u64, states: &[&str]) -> bool {
     host.shown().is_some_and(|shown| workers(&shown).iter().any(is_one))
 }
 
-/// Sessions may end as their workers leave, but properly.
-fn cut_off(seen: &Value) -> Vec<&Value> {
-    let ends = seen["ends"].as_array().expect("a list");
-    let is_proper = |end: &&Value| {
-        let why = end["why"].as_str().expect("text");
-        match end["kind"].as_str() {
-            Some("pausing") => true, // told, or unknown when it comes back
-            _ => ["transport close", "transport close 1012"].contains(&why),
-        }
-    };
-    ends.iter().filter(|end| !is_proper(end)).collect()
-}
-
 #[test]
 fn a_roll_goes_on_where_it_was() {
     on_each(|host| {
@@ -92,12 +82,56 @@ fn a_roll_goes_on_where_it_was() {
         // And it rolls as ever.
         host.ok("systemctl reload myapp");
         host.settles(2);
-        storm.pause();
-        let seen = storm.end();
-        assert_eq!(failures(&seen), [&Value::Null; 0], "{}", host.journal("-n 200"));
-        assert_eq!(cut_off(&seen), [&Value::Null; 0], "{}", host.journal("-n 200"));
-        host.ok("systemctl stop myapp");
-        host.has_left_nothing();
+        host.ends(storm, &[failures, cut_off], &[]);
+    });
+}
+
+/// What its clients still have is ended, and takes a while where they do not answer.
+#[test]
+fn a_worker_that_leaves_gets_nothing_new_afterwards() {
+    on_each(|host| {
+        let quick = "[reload]\ncanary = \"0s\"\n[stop]\ndrain = \"200ms\"";
+        host.start("web.js", &format!("{quick}\n{SIO}"));
+        host.settles(2);
+        host.clients("deaf", &format!("goodbye.js {APP} 8"));
+        host.ok("systemctl kill -s STOP deaf");
+        host.ok("systemctl reload --no-block myapp");
+        let leaving = || {
+            let shown = host.shown()?;
+            let mut all = workers(&shown).iter();
+            all.find(|worker| worker["state"] == "disconnecting").map(|w| w["id"].to_string())
+        };
+        host.is_soon("disconnecting", || leaving().is_some());
+        host.ok(KILL);
+        host.is_soon("another one", || leaving().is_some());
+        let id = leaving();
+        let answers =
+            host.ok(&format!("curl -gsSf -w \\n {}", format!("{APP}/slow?ms=1 ").repeat(50)));
+        assert_eq!(leaving(), id, "it was there all the time");
+        let id = id.expect("just seen");
+        assert!(answers.lines().all(|worker| worker != id), "{id}: {answers}");
+        host.ok("systemctl kill -s CONT deaf");
+        host.settles(2);
+    });
+}
+
+/// Its client asks for it only later, when nobody has its worker any more.
+#[test]
+fn a_session_that_was_ended_hears_it_from_the_next_cohortd() {
+    on_each(|host| {
+        let quick = "[reload]\ncanary = \"0s\"\n[stop]\ndrain = \"200ms\"";
+        host.start("sio.js", &format!("{quick}\n{SIO}"));
+        let polling = format!("{APP}/socket.io/?EIO=4&transport=polling");
+        let hello = host.get(&polling);
+        let hello: Value = serde_json::from_str(&hello[1..]).expect("JSON");
+        let poll = format!("{polling}&sid={}", hello["sid"].as_str().expect("text"));
+        host.ok("systemctl reload myapp");
+        assert_eq!(host.get(&poll), "1", "it is closed");
+        for next in [KILL, "cohortctl reexec myapp", KILL] {
+            host.ok(next);
+            host.settles(2);
+            assert_eq!(host.get(&poll), "1", "after {next}");
+        }
     });
 }
 
@@ -125,10 +159,7 @@ fn a_scale_goes_on_where_it_was() {
             }
             old = new;
         }
-        storm.pause();
-        let seen = storm.end();
-        assert_eq!(failures(&seen), [&Value::Null; 0], "{}", host.journal("-n 200"));
-        assert_eq!(cut_off(&seen), [&Value::Null; 0], "{}", host.journal("-n 200"));
+        host.ends(storm, &[failures, cut_off], &[]);
     });
 }
 
@@ -146,10 +177,7 @@ fn a_recovery_can_be_killed_too() {
             storm.kill(last);
         }
         assert_eq!(host.settles(2), fleet, "the same workers\n{}", host.journal("-n 100"));
-        storm.pause();
-        let seen = storm.end();
-        assert_eq!(failures(&seen), [&Value::Null; 0], "{}", host.journal("-n 200"));
-        assert_eq!(seen["ends"], Value::Array(vec![]), "{}", host.journal("-n 200"));
+        host.ends(storm, &[failures, ends], &[]);
     });
 }
 
@@ -187,8 +215,7 @@ fn a_worker_that_is_found_ill_or_dead_is_replaced() {
         host.goes_down();
         host.ok(&format!("kill -TERM {}", pid(&fleet)));
         replaced(host, &fleet);
-        host.ok("systemctl stop myapp");
-        host.has_left_nothing();
+        host.stops();
     });
 }
 
@@ -215,26 +242,12 @@ fn a_kill_and_a_stop_leave_nothing() {
     });
 }
 
-/// Whatever state it died in. systemd runs nothing for a stop while the service waits to be started
-/// again: the socket stays open then, and a worker that can't end by itself ends with the next start.
 #[test]
-fn it_can_be_stopped_and_restarted_while_it_is_down() {
+fn it_can_be_restarted_while_it_is_down() {
     on_each(|host| {
         host.start("sio.js", SIO);
         host.stays_down(600);
         for is_frozen in [false, true] {
-            let fleet = host.settles(2);
-            if is_frozen {
-                host.ok(&format!("kill -STOP {}", fleet[&1].1));
-            }
-            host.goes_down();
-            host.ok("systemctl stop myapp myapp.socket");
-            match is_frozen {
-                false => host.has_left_nothing(),
-                true => host.is_soon("the other has ended", || host.processes().len() == 1),
-            }
-
-            host.ok("systemctl start myapp.socket myapp@cluster");
             let old = host.settles(2);
             host.goes_down();
             if is_frozen {

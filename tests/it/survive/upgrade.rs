@@ -3,9 +3,8 @@
 
 use std::path::Path;
 
-use serde_json::Value;
-
-use super::{LOAD, SIO, TIMES, tell, were_busy};
+use super::end::{ends, faults};
+use super::{LOAD, SIO, TIMES};
 use crate::machine::Suite;
 use crate::package::{self, BROKEN, broken, deb, newer};
 use crate::systemd::on_bare;
@@ -27,7 +26,7 @@ fn upgraded_under_load(suite: Suite) {
         install(&old);
         host.start("sio.js", SIO);
         let (fleet, cohortd) = (host.settles(2), host.cohortd());
-        let mut storm = host.storm(&LOAD);
+        let storm = host.storm(&LOAD);
         for _ in 0..TIMES {
             for deb in [&new, &old] {
                 let before = host.place_of(cohortd);
@@ -49,14 +48,8 @@ fn upgraded_under_load(suite: Suite) {
         assert_ne!(host.place_of(cohortd), before);
         assert_eq!((host.settles(2), host.cohortd()), (fleet, cohortd));
 
-        storm.pause();
-        let seen = storm.end();
-        tell(&seen);
-        assert_eq!(seen["faults"], Value::Array(vec![]), "{}", host.journal("-n 200"));
-        assert_eq!(seen["ends"], Value::Array(vec![]), "{}", host.journal("-n 200"));
-        were_busy(&seen, &[("websocket", 1000), ("polling", 500), ("pausing", 100), ("new", 100)]);
-        host.ok("systemctl stop myapp");
-        host.has_left_nothing();
+        let busy = [("websocket", 1000), ("polling", 500), ("pausing", 100), ("new", 100)];
+        host.ends(storm, &[faults, ends], &busy);
     });
 }
 

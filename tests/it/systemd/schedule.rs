@@ -175,7 +175,7 @@ fn a_changed_schedule_takes_effect_with_add() {
         assert!(!said.contains("timer"), "{said}");
         assert_eq!(host.failed(), "", "what is gone can't have failed");
         assert_eq!(host.ok("find /etc/systemd -name *-reload*"), "");
-        let left = "systemctl list-units --all --plain --no-legend myapp-*";
+        let left = "systemctl list-units --all --plain --no-legend myapp-reload*";
         host.is_soon("nothing is left", || host.ok(left).is_empty());
         assert_eq!(host.main_pid(), main);
         host.write("/srv/myapp/app.js", WEB);

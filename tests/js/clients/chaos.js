@@ -5,6 +5,7 @@
 // "going" is printed when every kind has been answered. On standard input:
 // pause             what is under way ends, every session is there and hears every other; then "paused" is printed
 // resume            and on it goes
+// idle              "idle" is printed as soon as one of the pausing sessions has nothing under way
 // kill PID          SIGKILL for a process through which all of this goes; "killed FROM TO" is printed when it has gone
 // end               the last line: every fault and every end of a session, with its times in ms
 //
@@ -211,6 +212,7 @@ run(async () => {
   // One session says something: all that are there the whole time hear it, and hear it once.
   const emit = async () => {
     for (let n = 0; !stopped; n++) {
+      await fence; // who was struck does not know it yet, and would say it to nobody
       const there = sockets.filter((s) => s.connected).map((s) => ({ s, id: s.id }));
       if (there.length && !paused) {
         busy++;
@@ -276,6 +278,10 @@ run(async () => {
       console.log("paused");
     },
     resume: () => { paused = false; },
+    idle: async () => {
+      await until(() => !many.pausing || pausers.some((holds) => holds()), HUNG_MS);
+      console.log("idle");
+    },
     kill: (pid) => {
       const from = Date.now();
       const connected = sockets.filter(polls);

@@ -1,18 +1,19 @@
 // Kills a worker with SIGKILL and measures how long the others' adapters go on waiting for it: from the kill to the first
 // fetchSockets answer that lists exactly the survivors' sockets. The survivors' connections must not notice.
 //
-// kill.js URL [PID]     PID: the worker to kill (default: one of those that serve); CLIENTS (12); LIMIT_MS (2000)
+// kill.js URL[,URL] [PID]     PID: the worker to kill (default: one of those that serve); CLIENTS (12); LIMIT_MS (2000)
 const { io } = require("socket.io-client");
 const { until, ask, tally, run } = require("./lib");
 
-const [url, wantedPid] = process.argv.slice(2);
+const [list, wantedPid] = process.argv.slice(2);
+const urls = list.split(",");
 const CLIENTS = Number(process.env.CLIENTS || 12);
 const LIMIT_MS = Number(process.env.LIMIT_MS || 2000);
 const sorted = (ids) => [...ids].sort().join();
 
 run(async () => {
-  const clients = Array.from({ length: CLIENTS }, () => {
-    const socket = io(url, { transports: ["websocket"], forceNew: true, reconnection: false });
+  const clients = Array.from({ length: CLIENTS }, (_, i) => {
+    const socket = io(urls[i % urls.length], { transports: ["websocket"], forceNew: true, reconnection: false });
     socket.faults = [];
     socket.on("connect_error", (e) => socket.faults.push(e.message));
     socket.on("disconnect", (why) => socket.faults.push(why));

@@ -1,13 +1,16 @@
 // Drives everything Socket.IO promises through real clients, and writes what was seen as a transcript that has to be
 // the same for one process and for any cluster: no ids, no timing, counts only.
 //
-// suite.js URL [N=6] [WORKERS]   N clients of each kind; WORKERS: how many must have served (default: as many as were seen)
+// suite.js URL[,URL] [N=6] [WORKERS]   clients are spread over the URLs; N clients of each kind; WORKERS: how many must have served (default: as many as were seen)
+// COOKIES=1                      clients keep cookies, as browsers do
 // SKIP=name,name                 steps to leave out (adapter01 has no broadcast acknowledgements: SKIP=acks)
 const { io } = require("socket.io-client");
 const { createHash, randomBytes } = require("node:crypto");
 const { until, ask, tally, run } = require("./lib");
 
-const [url, n = "6", workersWanted] = process.argv.slice(2);
+const [list, n = "6", workersWanted] = process.argv.slice(2);
+const urls = list.split(",");
+let connects = 0;
 const N = Number(n);
 const skipped = (process.env.SKIP || "").split(",");
 const md5 = (x) => createHash("md5").update(x).digest("hex");
@@ -25,7 +28,7 @@ function note(name, got, want) {
 }
 
 function connect(kind, path = "") {
-  const socket = io(url + path, { ...KINDS[kind], forceNew: true, reconnection: false });
+  const socket = io(urls[connects++ % urls.length] + path, { ...KINDS[kind], forceNew: true, reconnection: false, withCredentials: process.env.COOKIES === "1" });
   Object.assign(socket, { kind, got: [], faults: [] });
   for (const event of ["all", "room"]) socket.on(event, (x) => socket.got.push([event, x]));
   socket.on("ask", (cb) => cb(kind));

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use tokio::io::{AsyncWriteExt, Interest};
@@ -14,12 +15,22 @@ use tokio::net::{TcpStream, UnixStream};
 use super::app::{App, Side, Work, filling, serve_one, succeed, until};
 use super::talk::{Talk, get};
 use crate::listen::Place;
+use crate::route::{HandedOver, Notes};
+use crate::worker::WorkerId;
 use crate::worker::channel::Channel;
 use crate::worker::marks::Mark;
 use crate::worker::wire::Framing;
 
 /// A front-end before such a worker, and how many connections that was given.
 fn side(app: &App, place: &Place) -> (Side, Arc<AtomicUsize>) {
+    let (side, theirs) = connected(app, place);
+    let given = Arc::<AtomicUsize>::default();
+    tokio::spawn(work(theirs, app.work.clone(), given.clone()));
+    (side, given)
+}
+
+/// A front-end before a worker whose end of the channel is this.
+fn connected(app: &App, place: &Place) -> (Side, UnixStream) {
     let (ours, theirs) = StdStream::pair().expect("a pair");
     theirs.set_nonblocking(true).expect("set");
     let channel = Channel::new(ours, Framing::Json, Mark::default()).expect("a channel");
@@ -32,10 +43,21 @@ fn side(app: &App, place: &Place) -> (Side, Arc<AtomicUsize>) {
     tokio::spawn(async move { worker.read(|_, _| {}).await });
     side.worker.open_sticky();
     side.front.add(side.worker.clone());
-    let given = Arc::<AtomicUsize>::default();
-    let theirs = UnixStream::from_std(theirs).expect("watched");
-    tokio::spawn(work(theirs, app.work.clone(), given.clone()));
-    (side, given)
+    (side, UnixStream::from_std(theirs).expect("watched"))
+}
+
+/// What a successor would hear of: how many connections workers were given.
+#[derive(Debug, Default)]
+struct Heard(AtomicUsize);
+
+impl Notes for Heard {
+    fn session_opened(&self, _: &str, _: WorkerId, _: Option<Duration>) {}
+    fn session_ended(&self, _: &str) {}
+    fn session_over(&self, _: &str, _: WorkerId) {}
+
+    fn given(&self, _: WorkerId, _: HandedOver) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// Takes what it is given, and serves it.
@@ -85,4 +107,22 @@ async fn a_new_connection_to_a_worker_is_asked_of_the_successor() {
     client.send(get("/fill/3/100")).await;
     assert_eq!(client.hear().await, filling(3, 100));
     assert_eq!(second.worker.requests(), 1);
+}
+
+/// When it is killed in the moment between, the worker has the connection and the client's WebSocket.
+#[tokio::test]
+async fn a_connection_is_noted_before_a_worker_has_it() {
+    let (app, heard) = (App::start(), Arc::<Heard>::default());
+    let mut ipc = None;
+    let (_side, place) = app.open_as(|place| {
+        let (side, theirs) = connected(&app, place);
+        side.front.take_notes(heard.clone());
+        ipc = Some(theirs);
+        side
+    });
+    let mut client = Talk::to(place).await;
+    let head = "GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    client.send(head.to_owned()).await;
+    until("it is noted", || heard.0.load(Ordering::Relaxed) == 1).await;
+    drop(ipc); // it has not said that it has it
 }

@@ -1,8 +1,10 @@
 // Who is measured, and how each is started.
 //
 // A starter gets { port, app, workers, dir } (app: "http" or "sio"; from `port` on, 10 ports are its own; `dir` is an
-// empty folder) and gives the ids of its routers: the processes in front of the workers, or beside them to relay.
+// empty folder) and gives the ids of its routers: the processes in front of the workers, or beside them to relay. One with
+// several hosts gives { routers, bus, doors }: also the ids of what is between them, and the ports that clients come to.
 const fs = require("node:fs");
+const net = require("node:net");
 const path = require("node:path");
 const { start, until, children } = require("./processes");
 
@@ -13,7 +15,7 @@ const COHORTD = path.join(process.env.CARGO_TARGET_DIR || path.join(__dirname, "
 const script = (app) => path.join(__dirname, `apps/${app}.js`);
 const ports = (port, n) => Array.from({ length: n }, (_, i) => port + 1 + i);
 // The environment that makes the Socket.IO app a worker of a sticky router.
-const sticky = (app, name) => (app === "sio" ? { ADAPTER: "1", STICKY: name } : {});
+const sticky = (app, name) => (app === "sio" ? { ADAPTER: "cluster", STICKY: name } : {});
 
 const direct = (env) => ({ port, app, workers }) => {
   for (let i = 0; i < workers; i++) start(NODE, [script(app)], { env: { PORT: port, ...env } });
@@ -21,7 +23,8 @@ const direct = (env) => ({ port, app, workers }) => {
 };
 
 // `more` is TOML for the middle of the configuration; with `name`, the Socket.IO app's workers take that sticky package, else they listen.
-const cohortd = (more = "", name = "") => ({ port, app, workers, dir }) => {
+const cohortd = (more = "", name = "") => (at) => [serve(at, more, name)];
+function serve({ port, app, workers, dir }, more, name) {
   const env = { PORT: String(port), ...sticky(app, name) };
   fs.writeFileSync(path.join(dir, "bench.toml"), `
 exec = ${JSON.stringify([NODE, script(app)])}
@@ -31,15 +34,15 @@ ${more}
 [env]
 ${Object.entries(env).map(([key, value]) => `${key} = "${value}"`).join("\n")}
 `);
-  return [start(COHORTD, ["run", path.join(dir, "bench.toml")], { env: { XDG_RUNTIME_DIR: dir, COHORTD_LOG: "warn" } }).pid];
-};
+  return start(COHORTD, ["run", path.join(dir, "bench.toml")], { env: { XDG_RUNTIME_DIR: dir, COHORTD_LOG: "warn" } }).pid;
+}
 
 const primary = (name) => ({ port, app, workers }) =>
   [start(NODE, [PRIMARY, workers, script(app)], { env: { PORT: port, ...sticky(app, name) } }).pid];
 
 // Workers behind a proxy, each on a port of its own; Socket.IO's have a primary that only relays.
 function behind({ port, app, workers }) {
-  if (app === "sio") return [start(NODE, [PRIMARY, workers, script(app)], { env: { PORT: port, ADAPTER: "1", EXCLUSIVE: "1" } }).pid];
+  if (app === "sio") return [start(NODE, [PRIMARY, workers, script(app)], { env: { PORT: port, ADAPTER: "cluster", EXCLUSIVE: "1" } }).pid];
   for (const own of ports(port, workers)) start(NODE, [script(app)], { env: { PORT: own } });
   return [];
 }
@@ -106,6 +109,46 @@ const pm2 = (of, name) => ({ port, app, workers, dir }) => {
   }).pid];
 };
 
+const listens = (port) => new Promise((done) => {
+  const socket = net.connect({ port, host: "127.0.0.1" }, () => { socket.destroy(); done(true); });
+  socket.on("error", () => done(false));
+});
+
+// What is between hosts, of nobody else: it writes nothing to a disk.
+const BUS = {
+  redis: (port, dir) => start("redis-server", ["--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", dir]),
+  nats: (port) => start("nats-server", ["-a", "127.0.0.1", "-p", port]),
+};
+async function broker(kind, { port, dir }) {
+  const own = port + 9;
+  const { pid } = BUS[kind](own, dir);
+  await until(() => listens(own), 5_000, `${kind} does not listen`);
+  return { url: `${kind}://127.0.0.1:${own}`, own, pid };
+}
+
+const HOSTS = 2;
+
+// A cohortd for each host, a bus between them; `first` is TOML for the top of the configuration.
+const hosts = (kind, first = "") => async (at) => {
+  const { url, pid } = await broker(kind, at);
+  const doors = Array.from({ length: HOSTS }, (_, host) => at.port + host);
+  const routers = doors.map((port, host) => {
+    const dir = path.join(at.dir, `host${host}`);
+    fs.mkdirSync(dir);
+    const relay = `${first}\n[relay]\nbus = "${url}"\nhost = "host${host}"\nnumber = ${host + 1}\nchannel = "bench"`;
+    return serve({ ...at, port, dir, workers: at.workers / HOSTS }, relay, "");
+  });
+  return { routers, bus: [pid], doors };
+};
+
+// The same workers by themselves, with an adapter that goes to Redis: nothing is in front of them.
+const adapter = (name) => async (at) => {
+  const { own, pid } = await broker("redis", at);
+  const doors = Array.from({ length: at.workers }, (_, i) => at.port + i);
+  for (const port of doors) start(NODE, [script(at.app)], { env: { PORT: port, ADAPTER: name, REDIS: own } });
+  return { routers: [], bus: [pid], doors };
+};
+
 module.exports = {
   direct: { title: "one worker, directly", workers: 1, start: direct() },
   port: { title: "the same workers, sharing the port (`SO_REUSEPORT`)", start: direct({ REUSE_PORT: "1" }) },
@@ -120,4 +163,11 @@ module.exports = {
   sticky2: { title: "@socket.io/sticky 2", start: primary("sticky2") },
   siopm2: { title: "@socket.io/pm2, workers with sticky 1", start: pm2("@socket.io/pm2", "sticky1") },
   siopm2w2: { title: "@socket.io/pm2, workers with sticky 2", start: pm2("@socket.io/pm2", "sticky2") },
+  hostsredis: { title: "**cohortd**, Redis", start: hosts("redis") },
+  hostsjson: { title: "**cohortd**, Redis, `json`", start: hosts("redis", 'serialization = "json"') },
+  hostsnats: { title: "**cohortd**, NATS", start: hosts("nats") },
+  redis: { title: "@socket.io/redis-adapter, `redis`", start: adapter("redis") },
+  ioredis: { title: "@socket.io/redis-adapter, `ioredis`", start: adapter("ioredis") },
+  sharded: { title: "@socket.io/redis-adapter, sharded", start: adapter("sharded") },
+  streams: { title: "@socket.io/redis-streams-adapter", start: adapter("streams") },
 };

@@ -4,6 +4,7 @@ const os = require("node:os");
 const path = require("node:path");
 const { spawnSync } = require("node:child_process");
 const profile = require("./profile");
+const page = require("./page");
 
 const sorted = (numbers) => numbers.filter(Number.isFinite).sort((a, b) => a - b);
 function median(numbers) {
@@ -23,16 +24,14 @@ exports.brief = (sample) => Object.entries(sample)
   .filter(([name]) => name !== "parts")
   .map(([name, x]) => (typeof x === "number" ? `${name} ${round(x)}` : name === "share" ? brieflyShared(x) : x && `${name} ${x}`)).filter(Boolean).join("  ");
 const PARTS = ["router", "workers", "load", "other"];
-const brieflyShared = (share) => PARTS.map((part) => `${part} ${share[part].toFixed(0)} %`).join(", ");
+const brieflyShared = (share) => Object.keys(share).map((part) => `${part} ${share[part].toFixed(0)} %`).join(", ");
 
 // A column: its title and what it shows of a contestant's samples. Ratios are of the same round's, then the median.
 const of = (title, name, format = round) => ({ title, cell: (samples) => { const m = median(samples.map((s) => s[name])); return m === null ? "–" : format(m); } });
 const ratios = (samples, others, name) => samples.map((s) => s[name] / others.find((o) => o.round === s.round)?.[name]);
-const against = (title, other) => ({ title, cell: (samples, all) => number(2)(median(ratios(samples, all[other]?.samples ?? [], "rate"))) });
-const cpu = {
-  title: "CPU %: router, workers, load, other",
-  cell: (samples) => PARTS.map((part) => number(0)(median(samples.map((s) => s.share[part])))).join(", "),
-};
+const against = (title, other, name = "rate") => ({ title, cell: (samples, all) => number(2)(median(ratios(samples, all[other]?.samples ?? [], name))) });
+const shares = (title, parts) => ({ title, cell: (samples) => parts.map((part) => number(0)(median(samples.map((s) => s.share[part])))).join(", ") });
+const cpu = shares("CPU %: router, workers, load, other", PARTS);
 const loaded = (unit, ...more) => [
   { title: `${unit}s/s (min..max)`, cell: (samples) => spread(samples.map((s) => s.rate), round) },
   against("÷ one worker", "direct"), ...more,
@@ -51,6 +50,22 @@ const emitted = (clients, workers) => {
   ];
 };
 
+// Of several hosts: what is against the first adapter's, and all CPU.
+const between = (...more) => [
+  { title: "packets/s (min..max)", cell: (samples) => spread(samples.map((s) => s.rate), round) }, ...more,
+  { title: "p50 µs (min..max)", cell: (samples) => spread(samples.map((s) => s.p50), round) },
+  { title: "p99 µs (min..max)", cell: (samples) => spread(samples.map((s) => s.p99), round) },
+  { title: "failed", cell: (samples) => round(samples.reduce((n, s) => n + s.failures, 0)) },
+  { title: "CPU µs/packet (min..max)", cell: (samples) => spread(samples.map((s) => s.total), round) }, against("÷ `redis`'s", "redis", "total"),
+  of("workers", "workers"), of("cohortd", "router"), of("bus", "bus"),
+  shares("CPU %: workers, cohortd, bus, load, other", ["workers", "router", "bus", "load", "other"]),
+];
+const HOSTS = "Two hosts of two workers each, all on this machine. One packet is one `io.emit()`: it is published once, goes to the three other\nworkers and to one client of each, and is done when the last client has it.";
+const adapters = () => `Redis ${says("redis-server", "--version")}, nats-server ${says("nats-server", "--version")}, @socket.io/cluster-adapter ${version("@socket.io/cluster-adapter")} behind cohortd;
+without it @socket.io/redis-adapter ${version("@socket.io/redis-adapter")} with the client \`redis\` ${version("redis")} (the sharded one, too) or \`ioredis\` ${version("ioredis")}, and
+@socket.io/redis-streams-adapter ${version("@socket.io/redis-streams-adapter")}: four plain processes, with nothing in front. \`json\` is cohortd's \`serialization\`, which carries
+no binary data; all others do. CPU is that of all processes but the load's.`;
+
 const tables = (sockets) => [
   ["http", "keep-alive", "HTTP, connections kept alive", "32 connections.", loaded("request", against("÷ shared port", "port"))],
   ["http", "new connections", "HTTP, a new connection each", "32 at a time, `Connection: close`.", loaded("request", against("÷ shared port", "port"))],
@@ -62,6 +77,8 @@ const tables = (sockets) => [
   ["emit8", "relay", "`io.emit()`: relay, 8 workers", "The same with eight clients.", emitted(8, 8)],
   ["emit2", "fanout", "`io.emit()`: 200 clients on 2 workers", "8 emits on their way.", emitted(200, 2)],
   ["emit4", "fanout", "`io.emit()`: 200 clients on 4 workers", "8 emits on their way.", emitted(200, 4)],
+  ["hosts", "relay", "Several hosts: as many packets as go", `${HOSTS} 64 are on their\nway. ${adapters()}`, between(against("÷ `redis`'s", "redis"))],
+  ["hosts", "paced", "Several hosts: 1,000 packets a second", "The same, but each goes off at its time, however many are on their way.", between()],
   ["idle", "idle", "Idle WebSockets: what a plain request costs the router beside them", "Router µs a request, 32 kept-alive connections. One worker directly: 0, as there is no router.",
     sockets.map((n) => of(`${round(n)} idle`, `router${n}`))],
   ["idle", "idle", "Idle WebSockets: what they cost the router", `From ${sockets[0]} to ${sockets.at(-1).toLocaleString("en-US")} of them. One worker directly: 0.`,
@@ -92,24 +109,29 @@ const GOALS = [
   ["relay, 8 workers: router CPU ÷ @socket.io/pm2's", "emit8", "relay", "router", "siopm2", "≤", 0.25],
   ...Object.entries({ nginx: "nginx", sticky2: "@socket.io/sticky 2", siopm2: "@socket.io/pm2" }).flatMap(([peer, title]) => [2, 4].map((n) =>
     [`200 clients on ${n} workers: emits/s ÷ ${title}'s`, `emit${n}`, "fanout", "rate", peer, "≥", 1])),
+  ...[["hostsredis", "Redis", "redis"], ["hostsredis", "Redis", "ioredis"], ["hostsjson", "Redis and `json`", "redis"], ["hostsnats", "NATS", "redis"]].flatMap(([own, bus, peer]) => [
+    [`two hosts, ${bus}: packets/s ÷ redis-adapter's, \`${peer}\``, "hosts", "relay", "rate", peer, "≥", 1, own],
+    [`two hosts, ${bus}: CPU of all ÷ redis-adapter's, \`${peer}\``, "hosts", "relay", "total", peer, "≤", 1, own],
+    [`two hosts, ${bus}: CPU of all at 1,000 packets/s ÷ redis-adapter's, \`${peer}\``, "hosts", "paced", "total", peer, "≤", 1, own],
+  ]),
   ["idle WebSocket: bytes", "idle", "idle", "perSocket", null, "≤", 200],
   ["idle WebSocket: descriptors", "idle", "idle", "descriptorsPerSocket", null, "≤", 0.01], // connections that are pooled come and go
   ["idle WebSockets: CPU, ms/s", "idle", "idle", "still", null, "≤", 1],
   ["4 idle workers: resident MB", "start", "rest", "residentMB", null, "≤", 10],
 ];
 
+// The lines of the works that were measured.
 function goals(results) {
-  const rows = GOALS.flatMap(([what, work, load, name, peer, sign, limit, of = "cohortd"]) => {
+  return GOALS.filter(([, work]) => results[work]).flatMap(([what, work, load, name, peer, sign, limit, of = "cohortd"]) => {
     const all = results[work]?.[load];
     const own = all?.[of]?.samples.map((s) => ({ ...s, residentMB: s.resident / MB })) ?? [];
     const got = median(peer ? ratios(own, all?.[peer]?.samples ?? [], name) : own.map((s) => s[name]));
     if (got === null) return [`| ${what} | ${sign} ${limit} | not measured | |`];
     return [`| ${what} | ${sign} ${limit} | ${number(Math.abs(got) < 100 ? 2 : 0)(got)} | ${(sign === "≤" ? got <= limit : got >= limit) ? "yes" : "**no**"} |`];
   });
-  return `## What cohortd was to reach\nMedians; a ratio is that of the same round.\n\n| | wanted | measured | reached |\n|---|---|---|---|\n${rows.join("\n")}\n`;
 }
 
-function table([work, load, title, text, columns], results, contestants) {
+function table([work, load, title, text, columns], results, contestants, when) {
   const all = results[work]?.[load];
   if (!all) return "";
   const order = Object.keys(contestants).filter((name) => all[name]);
@@ -123,7 +145,7 @@ function table([work, load, title, text, columns], results, contestants) {
     if (why.length) notes.push(`${contestants[name].title}, failed: ${why.join("; ")}`);
     return `${head} ${columns.map(({ cell }) => cell(samples, all, contestants[name])).join(" | ")} |`;
   });
-  return `### ${title}\n${text}\n\n| | ${columns.map((c) => c.title).join(" | ")} |\n|---|${"--:|".repeat(columns.length)}\n${rows.join("\n")}\n${notes.map((n) => `\n${n}.\n`).join("")}`;
+  return `### ${title}\n${text}${when && `\n\n${when}`}\n\n| | ${columns.map((c) => c.title).join(" | ")} |\n|---|${"--:|".repeat(columns.length)}\n${rows.join("\n")}\n${notes.map((n) => `\n${n}.\n`).join("")}`;
 }
 
 // Router µs a request over the number of idle WebSockets, as SVG.
@@ -150,15 +172,27 @@ ${text(x(sockets.length - 1) + 8, top + 16 + 18 * i, contestants[name].title.rep
 const version = (name) => JSON.parse(fs.readFileSync(path.join(__dirname, "peers/node_modules", name, "package.json"))).version;
 const says = (command, flag) => { const { stdout, stderr } = spawnSync(command, [flag]); return /\d+\.\d+(\.\d+)?/.exec(`${stdout}${stderr}`)?.[0] ?? "missing"; };
 
-exports.write = (results, works, contestants, { rounds, seconds, sockets }, minutes) => {
+const git = (...args) => spawnSync("git", args, { cwd: path.join(__dirname, ".."), encoding: "utf8" }).stdout?.trim();
+const commit = () => `commit ${git("rev-parse", "--short", "HEAD")}${git("status", "--porcelain", "src", "benches", "Cargo.toml", "Cargo.lock") ? " with changes" : ""}`;
+
+// What was measured: { head, goals, tables } of the page, and the plot. With `part` the tables say themselves when that was.
+exports.parts = (results, contestants, { rounds, seconds, sockets, disturbed }, minutes, part) => {
   const others = Object.values(results).flatMap(Object.values).flatMap(Object.values).flatMap(({ samples }) => samples).map((s) => s.share?.other);
-  const text = `# Benchmarks
-Written by \`make bench\`: don't edit. It measured ${rounds} rounds in ${number(0)(minutes)} minutes, on ${new Date().toISOString().slice(0, 10)}.
+  const other = `${round(median(others))} % (median; at most ${round(sorted(others).at(-1) ?? null)} %)`;
+  const today = new Date().toISOString().slice(0, 10);
+  const when = !part ? "" : `Measured apart from the others: ${rounds} rounds of ${seconds} s on ${today}, of ${commit()}. Other things took ${other} of the machine; ${disturbed.again} of ${disturbed.loads} loads
+were put on again.`;
+  const head = `# Benchmarks
+Written by \`make bench\`: don't edit. It measured ${rounds} rounds in ${number(0)(minutes)} minutes, on ${today}, of ${commit()}. Tables that
+were measured apart say when; what cohortd was to reach there is of the same run.
 
 - **Machine**: ${os.cpus()[0].model}, ${os.cpus().length} cores, Linux ${/^\d+\.\d+/.exec(os.release())[0]}. The load's generator, router and
   workers share the cores; the last column says who had how much of them. "Other" is everything else: the kernel's
-  share that belongs to no process, and whatever else the machine does, here ${round(median(others))} % (median; at most ${round(sorted(others).at(-1) ?? null)} %). Where it is
+  share that belongs to no process, and whatever else the machine does, here ${other}. Where it is
   high, rates say little; router µs and ratios still do.
+- **Neighbours** of a virtual machine are in no counter of its own. So a load is put on again, twice at most, if a fixed piece
+  of work on all cores just before or after it took over ${disturbed.limit} times as long as at its best. That was so ${disturbed.again} times in
+  ${disturbed.loads} loads; ${disturbed.kept} were taken though it was so the third time.
 - **Versions**: Node ${process.versions.node}, nginx ${says("nginx", "-v")}, HAProxy ${says("haproxy", "-v")}, PM2 ${version("pm2")}, @socket.io/pm2 ${version("@socket.io/pm2")}, @socket.io/sticky ${version("sticky1")} and
   ${version("sticky2")}, @socket.io/cluster-adapter ${version("@socket.io/cluster-adapter")}, socket.io ${version("socket.io")}.
 - **Rounds**: each starts every contestant once, one at a time, in an order that turns. A load runs for ${seconds} s after a
@@ -173,13 +207,13 @@ Written by \`make bench\`: don't edit. It measured ${rounds} rounds in ${number(
 - Workers with sticky 2 answer every request with \`Connection: close\`: no router can keep a connection to them.
   sticky 1 routes a connection once, by its first request; its figures hold for clients that share none.
 
-${goals(results)}
-## Tables
-${tables(sockets).map((t) => table(t, results, contestants)).filter(Boolean).join("\n")}
-![Router CPU a request over the number of idle WebSockets](benchmarks.svg)
 `;
-  return { text, plot: plot(results, contestants, sockets) };
+  const measured = tables(sockets).map((t) => table(t, results, contestants, when)).filter(Boolean);
+  return { head, goals: goals(results), tables: measured, plot: plot(results, contestants, sockets) };
 };
+
+// The page `text` with those parts.
+exports.renew = (text, parts, { sockets }) => page.renew(text, parts, { goals: GOALS.map(([what]) => what), tables: tables(sockets).map(([, , title]) => title) });
 
 exports.profile = (results, contestants, { seconds, sockets }) => {
   const sections = tables(sockets).filter(([work, load]) => results[work]?.[load]).map(([work, load, title, text]) =>

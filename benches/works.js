@@ -1,6 +1,7 @@
 // What is measured: an app that is started with so many workers, and the loads it then gets.
 //
-// A load takes { port, routers, workers, wanted } (process ids; how many workers the others have) and the seconds, and gives one sample: numbers by name.
+// A load takes { doors, routers, bus, workers, wanted } (ports; process ids; how many workers the others have) and the
+// seconds, and gives one sample: numbers by name. `once`: it would not give the same a second time.
 const path = require("node:path");
 const { pause, until, start, run, cpu, cpuOfEnded, cpuOfMachine, resident, descriptors } = require("./processes");
 
@@ -9,18 +10,16 @@ const LOAD_MS = 120_000;
 const load = (file) => path.join(__dirname, "load", file);
 
 // The CPU used until the function that it gives is called, with the units that were done meanwhile.
-function meter({ routers, workers }, generator) {
-  const look = () => ({ router: cpu(routers), workers: cpu(workers), load: generator(), ...cpuOfMachine() });
+function meter({ routers, bus, workers }, generator) {
+  const look = () => ({ router: cpu(routers), bus: cpu(bus), workers: cpu(workers), load: generator(), ...cpuOfMachine() });
   const before = look();
   return () => {
     const after = look();
     const used = Object.fromEntries(Object.keys(after).map((key) => [key, after[key] - before[key]]));
     const share = (part) => (100 * part) / used.all;
-    const other = used.all - used.idle - used.router - used.workers - used.load;
-    return {
-      used,
-      share: { router: share(used.router), workers: share(used.workers), load: share(used.load), other: Math.max(0, share(other)) },
-    };
+    const { router, bus, workers, load } = used;
+    const other = Math.max(0, used.all - used.idle - router - bus - workers - load);
+    return { used, share: { router: share(router), bus: share(bus), workers: share(workers), load: share(load), other: share(other) } };
   };
 }
 
@@ -31,11 +30,13 @@ function sample(output, { used, share }) {
   const { units, rate, p50, p99, errors } = JSON.parse(output.trim().split("\n").pop());
   const why = failures(errors);
   if (!units) throw new Error(`nothing was answered${why && ` (${why})`}`);
-  return { rate, p50, p99, failures: Object.values(errors).reduce((a, b) => a + b, 0), why, share, router: used.router / units, workers: used.workers / units };
+  const of = { router: used.router / units, bus: used.bus / units, workers: used.workers / units };
+  const total = of.router + of.bus + of.workers;
+  return { rate, p50, p99, failures: Object.values(errors).reduce((a, b) => a + b, 0), why, share, ...of, total };
 }
 
 const wrk = (...headers) => async (at, seconds) => {
-  const once = (s) => run("wrk", ["-t1", "-c32", `-d${s}s`, "-s", load("report.lua"), ...headers.flatMap((h) => ["-H", h]), `http://127.0.0.1:${at.port}/`]);
+  const once = (s) => run("wrk", ["-t1", "-c32", `-d${s}s`, "-s", load("report.lua"), ...headers.flatMap((h) => ["-H", h]), `http://127.0.0.1:${at.doors[0]}/`]);
   await once(WARM_UP_S);
   const used = meter(at, cpuOfEnded);
   const output = await once(seconds);
@@ -51,11 +52,12 @@ async function said(child, line) {
 
 const socketio = (work, perWorker = 0, window = 0) => async (at, seconds) => {
   const clients = (perWorker * at.wanted) / at.workers.length; // one worker alone gets as many as all of the others'
-  const child = start(process.execPath, [load("socketio.js"), work, at.port, seconds, at.workers.length, clients, window], { stdin: "pipe" });
+  const child = start(process.execPath, [load("socketio.js"), work, at.doors.join(), seconds, at.workers.length, clients, window], { stdin: "pipe" });
   await said(child, "begin");
   const used = meter(at, () => cpu([child.pid]));
-  await said(child, "\\{.*\\}");
+  await said(child, "end");
   const all = used();
+  await said(child, "\\{.*\\}");
   child.stdin.end();
   await child.ended;
   return sample(child.said, all);
@@ -64,7 +66,7 @@ const socketio = (work, perWorker = 0, window = 0) => async (at, seconds) => {
 // Idle WebSockets, more and more: what they cost while nothing happens, and what a plain request costs beside them.
 const IDLE_S = 3;
 const idle = async (at, seconds, { sockets }) => {
-  const child = start(process.execPath, [load("idle.js"), at.port], { stdin: "pipe" });
+  const child = start(process.execPath, [load("idle.js"), at.doors[0]], { stdin: "pipe" });
   const got = {};
   await wrk()(at, seconds);
   let last;
@@ -95,6 +97,7 @@ const idle = async (at, seconds, { sockets }) => {
 
 const rest = async ({ routers, cold }) => ({ cold, resident: resident(routers) });
 
+const PACE = 1000; // emits a second
 const SOCKETIO = ["direct", "cohortd", "nginx", "sticky2", "siopm2"];
 module.exports = [
   {
@@ -108,6 +111,10 @@ module.exports = [
   { name: "emit2", app: "sio", workers: 2, contestants: SOCKETIO, loads: { relay: socketio("emit", 1, 64), fanout: socketio("emit", 100, 8) } },
   { name: "emit4", app: "sio", workers: 4, contestants: SOCKETIO, loads: { relay: socketio("emit", 1, 64), fanout: socketio("emit", 50, 8) } },
   { name: "emit8", app: "sio", workers: 8, contestants: SOCKETIO, loads: { relay: socketio("emit", 1, 64) } },
-  { name: "idle", app: "sio", workers: 2, contestants: SOCKETIO.slice(1), loads: { idle } },
-  { name: "start", app: "http", workers: 4, contestants: ["direct", "cohortd", "nginx", "haproxy", "cluster", "pm2"], loads: { rest } },
+  {
+    name: "hosts", app: "sio", workers: 4, contestants: ["hostsredis", "hostsjson", "hostsnats", "redis", "ioredis", "sharded", "streams"],
+    loads: { relay: socketio("emit", 1, 64), paced: socketio("paced", 1, PACE) },
+  },
+  { name: "idle", app: "sio", workers: 2, once: true, contestants: SOCKETIO.slice(1), loads: { idle } },
+  { name: "start", app: "http", workers: 4, once: true, contestants: ["direct", "cohortd", "nginx", "haproxy", "cluster", "pm2"], loads: { rest } },
 ];

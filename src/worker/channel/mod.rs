@@ -229,7 +229,7 @@ impl Channel {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::os::unix::net::UnixStream as Socket;
     use std::pin::{Pin, pin};
     use std::task::Poll;
@@ -292,6 +292,23 @@ mod tests {
         assert!(!channel.has_room(), "that one is first");
         assert!(!is_over(&mut writing).await);
         assert!(read(&mut theirs) == "one\n" && channel.has_room());
+    }
+
+    /// A kill between any two instructions cuts none.
+    #[tokio::test]
+    async fn frames_are_taken_whole_and_the_rest_stays() {
+        let (channel, mut theirs) = channel().await;
+        let mut reader = Reader::new(Framing::Json);
+        theirs.write_all(b"one\ntwo\nthr").expect("room");
+        assert_eq!(reader.next(&channel).await.expect("a frame").as_deref(), Some(&b"one\n"[..]));
+        let left = rustix::io::ioctl_fionread(channel.socket()).expect("a socket");
+        assert!(left == 3 && !channel.mark().is_cut());
+        assert_eq!(reader.next(&channel).await.expect("a frame").as_deref(), Some(&b"two\n"[..]));
+        let mut reading = pin!(reader.next(&channel));
+        assert!(!is_over(&mut reading).await && channel.mark().is_cut(), "it may never come");
+        theirs.write_all(b"ee\n").expect("room");
+        assert_eq!(reading.await.expect("a frame").as_deref(), Some(&b"three\n"[..]));
+        assert!(!channel.mark().is_cut());
     }
 
     /// Where the kernel takes only a part, that ends with a frame, if the frame is not a large one.

@@ -39,15 +39,19 @@ impl Reader {
             if let Some(length) = self.decoder.next(&self.buffer)? {
                 return Ok(Some(self.buffer.split_to(length).freeze()));
             }
-            let (scratch, is_empty) = (&mut self.scratch, self.buffer.is_empty());
+            let (scratch, decoder) = (&mut self.scratch[..], &self.decoder);
+            let is_within = !self.buffer.is_empty();
             let receive = || {
-                // Until it is known what came.
-                channel.mark.read_whole(false);
-                let received = receive(channel.stream.as_fd(), scratch);
-                if received.is_err() {
-                    channel.mark.read_whole(is_empty);
+                // What is taken are whole frames, so that there is no moment in which a kill cuts one.
+                let whole = match is_within {
+                    true => 0,
+                    false => decoder.whole(peek(channel.stream.as_fd(), scratch)?),
+                };
+                if whole > 0 {
+                    return receive(channel.stream.as_fd(), &mut scratch[..whole]);
                 }
-                received
+                channel.mark.read_whole(false); // one that is larger, or the end
+                receive(channel.stream.as_fd(), scratch)
             };
             let read = channel.stream.async_io(Interest::READABLE, receive).await;
             if channel.lock().end() == Some(End::Slow) {
@@ -77,6 +81,12 @@ impl Reader {
         }
         self.buffer.extend_from_slice(&self.scratch[..n]);
     }
+}
+
+/// What can be received, without taking it.
+fn peek(socket: impl AsFd, into: &mut [u8]) -> io::Result<&[u8]> {
+    let (_, seen) = rustix::net::recv(socket, &mut *into, RecvFlags::PEEK)?;
+    Ok(&into[..seen])
 }
 
 /// Receives bytes. Descriptors that a worker sends are of no use to its primary: they are closed

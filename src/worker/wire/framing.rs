@@ -117,16 +117,28 @@ impl Decoder {
     }
 
     /// Whether `buffer`, which begins with a frame, ends with one, or is empty.
-    pub fn ends_whole(&self, mut buffer: &[u8]) -> bool {
+    pub fn ends_whole(&self, buffer: &[u8]) -> bool {
         match self.framing {
-            Framing::Json => buffer.last().is_none_or(|last| *last == b'\n'),
-            Framing::Advanced => loop {
-                let Some(head) = buffer.first_chunk::<4>() else { return buffer.is_empty() };
-                match buffer.get(4 + u32::from_be_bytes(*head) as usize..) {
-                    Some(rest) => buffer = rest,
-                    None => return false,
+            Framing::Json => buffer.last().is_none_or(|last| *last == b'\n'), // it may be a long line
+            Framing::Advanced => self.whole(buffer) == buffer.len(),
+        }
+    }
+
+    /// How much of `buffer`, which begins with a frame, is whole frames.
+    pub fn whole(&self, buffer: &[u8]) -> usize {
+        match self.framing {
+            Framing::Json => memchr::memrchr(b'\n', buffer).map_or(0, |end| end + 1),
+            Framing::Advanced => {
+                let mut whole = 0;
+                while let Some(head) = buffer[whole..].first_chunk::<4>() {
+                    let end = whole + 4 + u32::from_be_bytes(*head) as usize;
+                    if end > buffer.len() {
+                        break;
+                    }
+                    whole = end;
                 }
-            },
+                whole
+            }
         }
     }
 }
@@ -170,8 +182,14 @@ mod tests {
             let ends: Vec<usize> = (0..=3).map(|n| frames[..n].concat().len()).collect();
             let stream = frames.concat();
             for cut in 0..=stream.len() {
-                let whole = Decoder::new(framing).ends_whole(&stream[..cut]);
-                assert_eq!(whole, ends.contains(&cut), "{framing:?} cut at {cut}");
+                let (decoder, stream) = (Decoder::new(framing), &stream[..cut]);
+                let last = ends.iter().copied().rfind(|end| *end <= cut);
+                assert_eq!(Some(decoder.whole(stream)), last, "{framing:?} cut at {cut}");
+                assert_eq!(
+                    decoder.ends_whole(stream),
+                    last == Some(cut),
+                    "{framing:?} cut at {cut}"
+                );
             }
         }
     }

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use self::end::{ends, failures, faults, lost, more_than_one};
+use self::end::{ends, failures, faults, lost};
 use crate::app::until;
 use crate::chaos::storm::Storm;
 use crate::machine::Suite;
@@ -162,14 +162,14 @@ fn kills_under_load_cost_only_what_is_forwarded_on_257() {
 }
 
 /// Connections that the workers have are not cohortd's any more, new ones are the kernel's until a
-/// moment before that: no request fails, or one in ten kills.
+/// moment before that: no request fails.
 fn killed_while_it_hands_over(suite: Suite) {
     on(suite, |host| {
         host.start("ill.js", "[route]\ndeliver = \"handoff\"\n[env]\nPORT = \"8080\"");
         let mut storm = host.storm(&PLAIN_LOAD);
         host.is_killed(TIMES, &mut storm);
         let busy = [("kept", 100), ("new", 100), ("slow", 10), ("upload", 10)];
-        host.ends(storm, &[more_than_one], &busy);
+        host.ends(storm, &[faults], &busy);
     });
 }
 

@@ -78,19 +78,6 @@ pub(super) fn faults(seen: &Value) -> Vec<&Value> {
     list(seen, "faults").collect()
 }
 
-/// Failed requests, but one of those whose connections may have been accepted and not handed over yet: a
-/// kill falls between the two system calls once in some fifty times, where processors are scarce.
-pub(super) fn more_than_one(seen: &Value) -> Vec<&Value> {
-    let mut faults = faults(seen);
-    let is_excused = |fault: &&Value| {
-        fault["struck"] == true && is_broken(fault["what"].as_str().expect("text"))
-    };
-    if let Some(at) = faults.iter().position(is_excused) {
-        faults.remove(at);
-    }
-    faults
-}
-
 /// Failed requests, but those that were under way by way of cohortd when that was killed.
 pub(super) fn failures(seen: &Value) -> Vec<&Value> {
     let is_excused = |fault: &&Value| {

@@ -26,7 +26,7 @@ use super::peer::{Ends, Peer};
 use super::stall::Impatient;
 use super::tls::Tls;
 use super::upstream::ListenerId;
-use super::{handoff, proxy_protocol, serve};
+use super::{handoff, plain, proxy_protocol, serve};
 use crate::config::{Deliver, Network, Protocol, Route};
 use crate::listen::{Client, Listener, Place};
 
@@ -166,13 +166,11 @@ impl Front {
         let settings = self.settings();
         let Settings { route, limits, .. } = &*settings;
         if !introduced {
-            from.peer = tokio::select! {
-                biased;
-                () = self.passes_on() => return self.pass_fresh(from, client, false),
-                said = self.introduced(&settings, &client, from.peer) => match said {
-                    Some(peer) => peer,
-                    None => return,
-                },
+            let said = self.introduced(&settings, &client, from.peer);
+            from.peer = match self.unless_passed_on(said).await {
+                Some(Some(peer)) => peer,
+                Some(None) => return,
+                None => return self.pass_fresh(from, client, false),
             };
         }
         let Origin { listener, peer } = from;
@@ -197,16 +195,13 @@ impl Front {
             // Boxed: other connections need no room for it.
             return Box::pin(self.decrypt(&settings, tls, from, client)).await;
         }
-        let opening = tokio::select! {
-            biased;
-            () = self.passes_on() => return self.pass_fresh(from, client, true),
-            opening = self.in_time(limits.head_timeout, self.opening(&settings, &client, peer)) =>
-                opening,
-        };
-        match opening {
-            Ok(Ok(opening)) => self.begin(&settings, from, client, opening).await,
-            Ok(Err(_)) => {} // it went away
-            Err(_late) => self.refuse(&mut client, Refusal::Late).await,
+        let opening = self.opening(&settings, &client, peer);
+        let opening = self.in_time(limits.head_timeout, opening);
+        match self.unless_passed_on(opening).await {
+            Some(Ok(Ok(opening))) => self.begin(&settings, from, client, opening).await,
+            Some(Ok(Err(_))) => {} // it went away
+            Some(Err(_late)) => self.refuse(&mut client, Refusal::Late).await,
+            None => self.pass_fresh(from, client, true),
         }
     }
 
@@ -243,7 +238,7 @@ impl Front {
         };
         match self.in_time(limits.head_timeout, client.peek(limits.head_size, read)).await {
             Ok(Ok(Opening::Request(_) | Opening::Upgrade(_))) => {
-                serve::serve(self.clone(), from, client, ends, limits, None, true).await;
+                serve::serve(self.clone(), from, client, ends, limits, None, (true, None)).await;
             }
             // HTTP/2, though that was not agreed on, or TLS once more.
             Ok(Ok(Opening::Whole)) => self.refuse(&mut client, Refusal::Malformed).await,
@@ -328,20 +323,32 @@ impl Front {
         given.unwrap_or_else(|client| self.pass_kept(from, client, &[]));
     }
 
-    /// Serves a connection that is not encrypted; `ahead` has been read of it.
-    fn serve(
+    /// Serves a connection that is not encrypted; `ahead` has been read of it, or a request is there.
+    async fn serve(
         self: &Arc<Self>,
         Settings { limits, .. }: &Settings,
         from: Origin,
         client: Client,
         ahead: &[u8],
-    ) -> impl Future<Output = ()> {
+    ) {
         let ends = Ends::of(&client, from.peer);
         let last_word = Arc::default();
         let client = FromClient::new(client, Arc::clone(&last_word));
-        let client = Ahead::of(ahead, Impatient::new(client, limits.send_timeout));
-        let (last_word, is_seen) = (Some(last_word), ahead.is_empty());
-        serve::serve(self.clone(), from, client, ends, limits, last_word, is_seen)
+        let client = Impatient::new(client, limits.send_timeout);
+        let is_due = ahead.is_empty();
+        match plain::carry(self, from, &ends, client, ahead.to_vec(), is_due).await {
+            plain::Left::Ended => {}
+            plain::Left::PassedOn(client, ahead) => {
+                self.pass_kept(from, client.into_inner().into_inner(), &ahead);
+            }
+            // Boxed: other connections need no room for it.
+            plain::Left::Other(plain::Other { client, ahead, is_due, tried }) => {
+                let client = Ahead::of(&ahead, client);
+                let (first, last_word) = ((is_due, tried), Some(last_word));
+                Box::pin(serve::serve(self.clone(), from, client, ends, limits, last_word, first))
+                    .await;
+            }
+        }
     }
 
     /// Refuses a connection for how its first head is.
@@ -393,6 +400,18 @@ impl Front {
         }
     }
 
+    /// Waits for something, unless connections are passed on before.
+    async fn unless_passed_on<T>(&self, something: impl Future<Output = T>) -> Option<T> {
+        if self.turns.is_cancelled() && !self.stop.is_cancelled() {
+            return None;
+        }
+        tokio::select! {
+            biased;
+            something = something => Some(something),
+            () = self.passes_on() => None,
+        }
+    }
+
     /// Waits for what a client has to say first, but not for ever.
     pub(super) async fn in_time<T>(
         &self,
@@ -400,6 +419,7 @@ impl Front {
         said: impl Future<Output = io::Result<T>>,
     ) -> Result<io::Result<T>, Elapsed> {
         tokio::select! {
+            biased; // what is there already takes no timer
             said = tokio::time::timeout(limit, said) => said,
             () = self.last_call() => Ok(Err(io::ErrorKind::ConnectionAborted.into())),
         }

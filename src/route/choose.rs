@@ -109,6 +109,16 @@ impl Front {
         tokio::time::timeout(settings.route.queue, waiting).await.ok().flatten()
     }
 
+    /// A worker that is ready for a request which another one could do again.
+    pub(super) fn at_once(
+        &self,
+        route: &Route,
+        listener: ListenerId,
+        affinity: Affinity,
+    ) -> Option<Arc<Upstream>> {
+        self.pick(listener, route.balance, affinity, Work::Repeatable, None)
+    }
+
     /// Whether a session was ended, or one of a worker that is gone.
     pub(super) fn is_over(&self, session: &Session) -> bool {
         let Session::Of(sid) = session else { return false };

@@ -7,6 +7,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::choose::FORWARDED_FOR;
 use super::peer::Peer;
+use super::plain::field;
 use crate::config::Forwarded;
 
 pub(super) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -66,30 +67,44 @@ pub(super) fn introduce(headers: &mut HeaderMap, peer: Peer, which: Forwarded) {
     {
         headers.remove(name);
     }
-    let address = peer.address.map(|address| address.ip().to_canonical());
     let host = headers.get(header::HOST).cloned();
+    introduction(peer, host.as_ref().map(HeaderValue::as_bytes), which, |name, value| {
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            headers.insert(name, value);
+        }
+    });
+}
+
+/// The same at the end of a head of bytes that says nothing of it.
+pub(super) fn introduce_in(head: &mut Vec<u8>, peer: Peer, host: &[u8], which: Forwarded) {
+    introduction(peer, Some(host), which, |name, value| field::write(head, name.as_str(), value));
+}
+
+fn introduction(
+    peer: Peer,
+    host: Option<&[u8]>,
+    which: Forwarded,
+    mut say: impl FnMut(HeaderName, &[u8]),
+) {
+    let address = peer.address.map(|address| address.ip().to_canonical());
     let scheme = if peer.encrypted { "https" } else { "http" };
-    if which != Forwarded::X
-        && let Ok(value) = HeaderValue::from_bytes(&standard(address, host.as_ref(), scheme))
-    {
-        headers.insert(header::FORWARDED, value);
+    if which != Forwarded::X {
+        say(header::FORWARDED, &standard(address, host, scheme));
     }
     if which == Forwarded::Standard {
         return;
     }
-    if let Some(address) = address
-        && let Ok(value) = HeaderValue::try_from(address.to_string())
-    {
-        headers.insert(FORWARDED_FOR, value);
+    if let Some(address) = address {
+        say(FORWARDED_FOR, address.to_string().as_bytes());
     }
-    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    say(FORWARDED_PROTO, scheme.as_bytes());
     if let Some(host) = host {
-        headers.insert(FORWARDED_HOST, host);
+        say(FORWARDED_HOST, host);
     }
 }
 
 /// `Forwarded` (RFC 7239, section 4).
-fn standard(address: Option<IpAddr>, host: Option<&HeaderValue>, scheme: &str) -> Vec<u8> {
+fn standard(address: Option<IpAddr>, host: Option<&[u8]>, scheme: &str) -> Vec<u8> {
     let mut value = match address {
         Some(IpAddr::V4(address)) => format!("for={address};"),
         Some(IpAddr::V6(address)) => format!("for=\"[{address}]\";"),
@@ -99,7 +114,7 @@ fn standard(address: Option<IpAddr>, host: Option<&HeaderValue>, scheme: &str) -
     if let Some(host) = host {
         // A quoted string (RFC 9110, section 5.6.4): a port's colon needs it.
         value.extend(b"host=\"");
-        for byte in host.as_bytes() {
+        for byte in host {
             if matches!(byte, b'"' | b'\\') {
                 value.push(b'\\');
             }

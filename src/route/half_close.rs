@@ -153,21 +153,33 @@ impl FromClient {
         self.client
     }
 
-    /// Looks whether it has been said, without taking anything.
+    /// Looks whether it has been said, if somebody wants to know.
     fn listen(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        while !self.unread && self.last_word.is_awaited()? {
-            let Poll::Ready(ready) = self.poll_read_ready(context) else { break };
-            match ready.and_then(|()| self.peek()) {
-                Ok(0) => self.last_word.said(),
-                Ok(_) => self.unread = true,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Err(e),
-            }
+        if self.last_word.is_awaited()?
+            && let Poll::Ready(heard) = self.poll_last_word(context)
+        {
+            heard?;
+            self.last_word.said();
         }
         Ok(())
     }
 
-    fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Whether the last word has been said, without taking anything. It is not while there is more to
+    /// be read before it.
+    pub(super) fn poll_last_word(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.unread {
+            match ready!(self.poll_read_ready(context)).and_then(|()| self.peek()) {
+                Ok(0) => return Poll::Ready(Ok(())),
+                Ok(_) => self.unread = true,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Whether there is something to be read, or nothing will be.
+    pub(super) fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.client {
             Either::Left(stream) => stream.poll_read_ready(context),
             Either::Right(stream) => stream.poll_read_ready(context),

@@ -1,6 +1,7 @@
 //! A request's head, as far as routing looks at it. Pure: bytes in, a verdict out.
 
 use std::borrow::Cow;
+use std::mem::MaybeUninit;
 
 /// What the first bytes of a connection are.
 #[derive(Debug, PartialEq, Eq)]
@@ -67,9 +68,9 @@ pub fn look(bytes: &[u8], limit: usize) -> Opening {
     if !bytes.is_empty() && HTTP2_PREFACE.starts_with(bytes) {
         return Opening::Partial;
     }
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut request = httparse::Request::new(&mut headers);
-    let length = match request.parse(bytes) {
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut []);
+    let length = match request.parse_with_uninit_headers(bytes, &mut headers) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) if bytes.len() >= limit => {
             return Opening::Refused(Refusal::TooLarge);
@@ -142,6 +143,11 @@ pub fn session(target: &str) -> Session {
         (true, None | Some("")) => Session::Handshake,
         (true, Some(sid)) => Session::Of(decoded(sid).into_owned()),
     }
+}
+
+/// An app that makes a URL of it gets to this host, whoever reads it.
+pub(super) fn is_one_host(host: &[u8]) -> bool {
+    !host.iter().any(|byte| byte.is_ascii_whitespace() || br"/\?#@".contains(byte))
 }
 
 /// The Engine.IO protocol of a request target: 4, or 3 without a word, as Engine.IO has it.

@@ -3,7 +3,8 @@
 //! ```text
 //! arrive: accept ─▶ admission ─▶ peek (head) ─┬─▶ handoff  WebSocket, TLS, or by `deliver`: ─┬─▶ worker
 //!                                             │            the connection goes (given)      │
-//!                                             └─▶ proxy    each request by its own session ─┘
+//!                                             ├─▶ plain    requests without a body, as bytes ─┤
+//!                                             └─▶ proxy    each other by its own session ───┘
 //!                                                          (choose, table)
 //!         `[tls]`: tls, ahead (head) ─▶ proxy
 //!      session of another host: forward ─▶ its proxy
@@ -35,6 +36,7 @@ mod notes;
 mod pair;
 mod peek;
 mod peer;
+mod plain;
 mod proxy;
 pub mod proxy_protocol;
 mod serve;

@@ -99,17 +99,28 @@ impl Ends {
     /// it takes its connection for another client's.
     pub(super) fn tell(&self, worker: &Worker, told: &mut Told, headers: &mut HeaderMap) {
         headers.remove(&HEADER);
-        if let Some(token) = worker.peer_token()
-            && let Some(told) = told.as_mut().filter(|told| **told != self.whole)
-            && let Ok(value) = HeaderValue::try_from(format!("{token} {}", self.whole))
+        if let Some(value) = self.due(worker, told)
+            && let Ok(value) = HeaderValue::try_from(value)
         {
-            // As the first: a server with a limit on headers drops the last.
             let mut all = HeaderMap::with_capacity(headers.len() + 1);
             all.insert(HEADER.clone(), value);
             all.extend(std::mem::take(headers));
             *headers = all;
-            *told = self.whole.clone();
         }
+    }
+
+    /// The same for a head of bytes: the field that has to come first in it.
+    pub(super) fn due_field(&self, worker: &Worker, told: &mut Told) -> Option<String> {
+        self.due(worker, told).map(|value| format!("{HEADER}: {value}\r\n"))
+    }
+
+    /// What has to be said in the next head. As the first in it: a server with a limit on headers
+    /// drops the last.
+    fn due(&self, worker: &Worker, told: &mut Told) -> Option<String> {
+        let token = worker.peer_token()?;
+        let told = told.as_mut().filter(|told| **told != self.whole)?;
+        *told = self.whole.clone();
+        Some(format!("{token} {}", self.whole))
     }
 
     /// Whose requests alone may share a connection to this worker: to a handler that is still at

@@ -30,6 +30,7 @@ use super::upgrade::{self, Tunnel, wants_websocket};
 use super::upload::{Broken, Upload};
 use crate::config::Sticky;
 use crate::sync::lock;
+use crate::worker::WorkerId;
 
 /// A worker that dies with a request in hand takes at most this many tries.
 pub(super) const MAX_TRIES: usize = 4;
@@ -50,19 +51,30 @@ pub(super) struct Requests {
     last_end: Mutex<Option<oneshot::Receiver<()>>>,
     /// What becomes of the connection when it is HTTP no more.
     tunnel: Mutex<Option<Tunnel>>,
+    /// Of the first request, if it is not answered by then.
+    tried: Mutex<Option<Tried>>,
+}
+
+/// Where a request without a body has been sent in vain, and why that was.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tried {
+    pub(super) worker: WorkerId,
+    pub(super) why: Retry,
 }
 
 pub(super) type Answer = Response<Either<Download, Full<Bytes>>>;
 
 impl Requests {
-    /// Those of a client's connection, or of another host's; `last_word`: where the client's is heard.
+    /// Those of a client's connection, or of another host's; `last_word`: where the client's is heard;
+    /// `tried`: where the first one has been sent already.
     pub(super) fn new(
         front: Arc<Front>,
         caller: Option<Caller>,
         last_word: Arc<LastWord>,
+        tried: Option<Tried>,
     ) -> Requests {
-        let (last_end, tunnel) = (Mutex::default(), Mutex::default());
-        Requests { front, caller, last_word, last_end, tunnel }
+        let (last_end, tunnel, tried) = (Mutex::default(), Mutex::default(), Mutex::new(tried));
+        Requests { front, caller, last_word, last_end, tunnel, tried }
     }
 
     /// What has become of the connection, if it is HTTP no more.
@@ -315,9 +327,16 @@ impl Requests {
             Session::None => Work::Once,
             Session::Handshake | Session::Of(_) => Work::Lasting,
         };
-        let mut repeated = false;
-        let mut failed = None;
-        let mut again = None;
+        let tried = lock(&self.tried).take();
+        let mut repeated = tried.is_some_and(|tried| tried.why == Retry::Unanswered);
+        let mut failed = tried.map(|tried| tried.worker);
+        let mut again = tried.map(|tried| tried.why);
+        if let Some(worker) = failed.filter(|_| repeated && affinity != Affinity::Anywhere) {
+            failed = None;
+            if let Some(upstream) = front.upstream(worker) {
+                upstream.is_going(NOTICED).await;
+            }
+        }
         let poll = if is_poll { front.poll(session) } else { None };
         let ended = poll.as_ref().map(LongPoll::ended);
         let ended = async {
@@ -412,7 +431,7 @@ fn ambiguous(request: &Request<Incoming>) -> bool {
         (Some(host), None, Some(target)) => {
             host.as_bytes().eq_ignore_ascii_case(target.as_str().as_bytes())
         }
-        (Some(host), None, None) => is_one_host(host.as_bytes()),
+        (Some(host), None, None) => head::is_one_host(host.as_bytes()),
         (None, _, _) => request.version() == Version::HTTP_10,
         (Some(_), Some(_), _) => false,
     };
@@ -423,11 +442,6 @@ fn ambiguous(request: &Request<Incoming>) -> bool {
     // What follows such a head is a body for one and frames for the other.
     let upgrade_with_body = wants_websocket(request) && !request.body().is_end_stream();
     !one_host || !one_coding || upgrade_with_body || request.method() == Method::CONNECT
-}
-
-/// An app that makes a URL of it gets to this host, whoever reads it.
-fn is_one_host(host: &[u8]) -> bool {
-    !host.iter().any(|byte| byte.is_ascii_whitespace() || br"/\?#@".contains(byte))
 }
 
 pub(super) enum Failure {
@@ -450,15 +464,20 @@ pub(super) fn copy_of(request: &Request<Upload>) -> Request<Upload> {
     copy
 }
 
-/// How long a worker keeps the connection: half of what it says, so that a request is never sent
-/// to one that is just being closed. `None`: it closes at once.
+/// How long a connection to a worker is kept, by what that says. `None`: it closes it at once.
 fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
     if words(headers, header::CONNECTION).any(|w| w.eq_ignore_ascii_case("close")) {
         return None;
     }
     let said = words(headers, KEEP_ALIVE)
         .find_map(|word| word.strip_prefix("timeout=").and_then(|n| n.parse::<u64>().ok()));
-    Some(said.map_or(KEEP, |seconds| Duration::from_millis(seconds.saturating_mul(500))))
+    Some(kept_for(said))
+}
+
+/// How long a connection is kept whose worker says that it does for so many seconds: half of that, so
+/// that a request is never sent on one that is just being closed.
+pub(super) fn kept_for(said: Option<u64>) -> Duration {
+    said.map_or(KEEP, |seconds| Duration::from_millis(seconds.saturating_mul(500)))
 }
 
 /// What Engine.IO itself answers a poll with when it closes a session: the client ends it and

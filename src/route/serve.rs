@@ -18,7 +18,7 @@ use super::given::Origin;
 use super::half_close::LastWord;
 use super::head::MAX_HEADERS;
 use super::peer::{Caller, Ends};
-use super::proxy::Requests;
+use super::proxy::{Requests, Tried};
 use super::succession::{Between, Passable, Watched};
 use crate::config::Limits;
 use crate::listen::Client;
@@ -29,7 +29,7 @@ const LINGER: Duration = Duration::from_secs(3);
 
 /// Serves a client's connection until it ends, or to the end of its request when the front-end
 /// stops, or until it can be passed on. `last_word`: where the client's is heard, if it can be.
-/// `is_seen`: there is a request.
+/// `is_seen`: there is a request, which has been `tried` so far.
 pub(super) async fn serve(
     front: Arc<Front>,
     from: Origin,
@@ -37,11 +37,11 @@ pub(super) async fn serve(
     ends: Ends,
     limits: &Limits,
     last_word: Option<Arc<LastWord>>,
-    is_seen: bool,
+    (is_seen, tried): (bool, Option<Tried>),
 ) {
     let Origin { listener, peer } = from;
     let caller = Some(Caller { listener, peer, ends });
-    let left = carry(&front, caller, client, limits, last_word, is_seen).await;
+    let left = carry(&front, caller, client, limits, last_word, (is_seen, tried)).await;
     if let Some((client, ahead)) = left {
         front.pass_kept(from, client, &ahead);
     }
@@ -53,7 +53,7 @@ pub(super) async fn serve_host(
     host: Ahead<impl Passable + AsyncRead + AsyncWrite + Send + Unpin + 'static>,
     limits: &Limits,
 ) {
-    carry(&front, None, host, limits, None, true).await;
+    carry(&front, None, host, limits, None, (true, None)).await;
 }
 
 /// Serves a connection; gives back what is to be passed on, and what has been read ahead of it.
@@ -63,14 +63,14 @@ async fn carry(
     client: Ahead<impl Passable + AsyncRead + AsyncWrite + Send + Unpin + 'static>,
     limits: &Limits,
     last_word: Option<Arc<LastWord>>,
-    is_seen: bool,
+    (is_seen, tried): (bool, Option<Tried>),
 ) -> Option<(Client, Vec<u8>)> {
     let (begun, between) = (Notify::new(), Arc::<Between>::default());
     if !is_seen {
         begun.notify_one();
     }
     let (is_plain, is_host) = (last_word.is_some(), caller.is_none());
-    let requests = Requests::new(front.clone(), caller, last_word.unwrap_or_default());
+    let requests = Requests::new(front.clone(), caller, last_word.unwrap_or_default(), tried);
     let service = service_fn(|request: Request<Incoming>| {
         begun.notify_one();
         let exchange = between.begin();

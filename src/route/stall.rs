@@ -34,6 +34,11 @@ struct Stalled {
 }
 
 impl<S> Impatient<S> {
+    /// The connection itself, still in here.
+    pub(super) fn get_mut(&mut self) -> &mut S {
+        &mut self.client
+    }
+
     /// The connection itself.
     pub(super) fn into_inner(self) -> S {
         self.client

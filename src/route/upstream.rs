@@ -14,7 +14,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::either::Either;
@@ -27,6 +27,7 @@ use super::head::MAX_HEADERS;
 use super::idle::{Idle, Lane};
 use super::pair::{self, Pairs};
 use super::peer::{Ends, Told};
+use super::plain::Bare;
 use super::succession::Successor;
 use super::upload::Upload;
 use crate::sync::lock;
@@ -88,6 +89,8 @@ pub struct Upstream {
     shared: OnceLock<String>,
     in_flight: AtomicUsize,
     idle: Mutex<Idle<Line>>,
+    /// Those of plain requests.
+    bare: Mutex<Idle<Bare>>,
     /// New work goes elsewhere.
     draining: AtomicBool,
     /// It may yet turn out to be broken.
@@ -108,7 +111,10 @@ pub struct Upstream {
     successor: OnceLock<Arc<Successor>>,
 }
 
-/// A connection to a worker, for one request at a time.
+/// Our end of a connection to a worker.
+pub(super) type Stream = Either<UnixStream, TcpStream>;
+
+/// A connection to a worker that hyper speaks on, for one request at a time.
 #[derive(Debug)]
 pub(super) struct Line {
     pub(super) sender: SendRequest<Upload>,
@@ -141,6 +147,7 @@ impl Upstream {
             shared: OnceLock::new(),
             in_flight: AtomicUsize::new(0),
             idle: Mutex::default(),
+            bare: Mutex::default(),
             draining: AtomicBool::new(false),
             on_trial: AtomicBool::new(false),
             since: OnceLock::new(),
@@ -430,6 +437,11 @@ impl Upstream {
         lock(&self.idle).take(lane, Instant::now(), is_ready, is_right)
     }
 
+    /// One for plain requests.
+    pub(super) fn waiting_bare(&self, lane: Lane, ends: &Ends, now: Instant) -> Option<Bare> {
+        lock(&self.bare).take(lane, now, Bare::is_open, |line| ends.are(&line.told))
+    }
+
     /// A new connection to the worker: having it means that the worker is still there.
     pub(super) async fn connect_anew(
         &self,
@@ -437,8 +449,19 @@ impl Upstream {
         told: Told,
         pairs: &Pairs,
     ) -> io::Result<Line> {
+        let (stream, told) = self.open(listener, told, pairs).await?;
+        speak(stream, told).await
+    }
+
+    /// The same, before anything is spoken, and whose the worker takes it for.
+    pub(super) async fn open(
+        &self,
+        listener: ListenerId,
+        told: Told,
+        pairs: &Pairs,
+    ) -> io::Result<(Stream, Told)> {
         if let Some(connected) = self.connect_private().await {
-            return speak(connected?, None).await;
+            return Ok((Either::Left(connected?), None));
         }
         let (ours, theirs) = match told {
             Some(_) => pair::unix().map(|(ours, theirs)| (Either::Left(ours), theirs))?,
@@ -447,7 +470,7 @@ impl Upstream {
         if !self.take_private(listener, theirs, told.as_deref()).await {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
-        speak(ours, told).await
+        Ok((ours, told))
     }
 
     /// Hands over the other end of a connection of ours. Whether the worker has taken it.
@@ -472,11 +495,17 @@ impl Upstream {
         }
     }
 
+    /// The same for one of plain requests, whose answer began to come `now`.
+    pub(super) fn keep_bare(&self, lane: Lane, line: Bare, keep: Duration, now: Instant) {
+        lock(&self.bare).put(lane, line, now + keep, now, |line| !line.is_open());
+    }
+
     /// The worker is not sent to any more: connections that wait are closed, and polls, which
     /// would wait for ever, are answered.
     pub(super) fn leave(&self) {
         self.gone.cancel();
         lock(&self.idle).clear();
+        lock(&self.bare).clear();
     }
 }
 

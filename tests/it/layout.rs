@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files and folders under `src/`.
-const PURE: [&str; 23] = [
+const PURE: [&str; 26] = [
     "config/template.rs",
     "ctl/import/cron.rs",
     "ctl/import/keys.rs",
@@ -24,6 +24,9 @@ const PURE: [&str; 23] = [
     "route/affinity.rs",
     "route/forward/found.rs",
     "route/head.rs",
+    "route/plain/field.rs",
+    "route/plain/request.rs",
+    "route/plain/response.rs",
     "route/table.rs",
     "route/websocket.rs",
     "supervisor/fleet",

@@ -122,6 +122,11 @@ pub(super) fn get(target: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: app\r\n\r\n")
 }
 
+/// The same, with a body of no bytes: it is no plain request.
+pub(super) fn get_empty(target: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: app\r\nContent-Length: 0\r\n\r\n")
+}
+
 pub(super) fn post(target: &str, length: usize) -> String {
     format!("POST {target} HTTP/1.1\r\nHost: app\r\nContent-Length: {length}\r\n\r\n")
 }

@@ -28,7 +28,8 @@ use super::tls::Tls;
 use super::upstream::ListenerId;
 use super::{handoff, proxy_protocol, serve};
 use crate::config::{Deliver, Network, Protocol, Route};
-use crate::listen::{Client, Listener, Place};
+use crate::keeper::Mark;
+use crate::listen::{Client, Listener, Place, descriptor};
 
 /// How long a client that has been accepted may take to begin when no more are.
 const LAST_CALL: Duration = Duration::from_secs(2);
@@ -180,6 +181,7 @@ impl Front {
         let tls = settings.tls.as_ref().filter(spoken);
         let Some(_place) = self.admission.admit(limits, one_client(peer)) else {
             self.counts.refused.count(Refused::Limit);
+            self.mark(descriptor(&client)).busy();
             // One that expects a handshake would not understand it.
             if route.protocol == Protocol::Http && tls.is_none() {
                 refuse(&mut client, "503 Service Unavailable").await;
@@ -206,7 +208,10 @@ impl Front {
         match opening {
             Ok(Ok(opening)) => self.begin(&settings, from, client, opening).await,
             Ok(Err(_)) => {} // it went away
-            Err(_late) => self.refuse(&mut client, Refusal::Late).await,
+            Err(_late) => {
+                self.mark(descriptor(&client)).busy();
+                self.refuse(&mut client, Refusal::Late).await;
+            }
         }
     }
 
@@ -218,6 +223,7 @@ impl Front {
         Origin { listener, peer }: Origin,
         client: Client,
     ) {
+        self.mark(descriptor(&client)).busy();
         let peer = Peer { encrypted: true, ..peer };
         let from = Origin { listener, peer };
         let ends = Ends::of(&client, peer);
@@ -243,7 +249,8 @@ impl Front {
         };
         match self.in_time(limits.head_timeout, client.peek(limits.head_size, read)).await {
             Ok(Ok(Opening::Request(_) | Opening::Upgrade(_))) => {
-                serve::serve(self.clone(), from, client, ends, limits, None, true).await;
+                let none = (None, Mark::default());
+                serve::serve(self.clone(), from, client, ends, limits, none, true).await;
             }
             // HTTP/2, though that was not agreed on, or TLS once more.
             Ok(Ok(Opening::Whole)) => self.refuse(&mut client, Refusal::Malformed).await,
@@ -256,6 +263,7 @@ impl Front {
     /// A connection between two requests, of which nothing has been read.
     pub(super) async fn next_request(self: Arc<Self>, from: Origin, client: Client) {
         let settings = self.settings();
+        self.mark_resting(&settings, &client).rests();
         let stopped = self.stop.is_cancelled();
         let limit = if stopped { Duration::ZERO } else { settings.limits.idle };
         let opening = tokio::select! {
@@ -312,7 +320,10 @@ impl Front {
             Opening::Request(_) | Opening::Upgrade(_) => {
                 return self.serve(settings, from, client, &[]).await;
             }
-            Opening::Refused(refusal) => return self.refuse(&mut client, refusal).await,
+            Opening::Refused(refusal) => {
+                self.mark(descriptor(&client)).busy();
+                return self.refuse(&mut client, refusal).await;
+            }
             Opening::Partial => return,
         };
         let host = tokio::select! {
@@ -331,17 +342,29 @@ impl Front {
     /// Serves a connection that is not encrypted; `ahead` has been read of it.
     fn serve(
         self: &Arc<Self>,
-        Settings { limits, .. }: &Settings,
+        settings: &Settings,
         from: Origin,
         client: Client,
         ahead: &[u8],
     ) -> impl Future<Output = ()> {
+        self.mark(descriptor(&client)).busy();
+        let mark = self.mark_resting(settings, &client);
+        let limits = &settings.limits;
         let ends = Ends::of(&client, from.peer);
         let last_word = Arc::default();
         let client = FromClient::new(client, Arc::clone(&last_word));
         let client = Ahead::of(ahead, Impatient::new(client, limits.send_timeout));
         let (last_word, is_seen) = (Some(last_word), ahead.is_empty());
-        serve::serve(self.clone(), from, client, ends, limits, last_word, is_seen)
+        serve::serve(self.clone(), from, client, ends, limits, (last_word, mark), is_seen)
+    }
+
+    /// How a connection is marked that may rest, if it may: what a proxy has said of it first is known
+    /// to this process only.
+    fn mark_resting(&self, settings: &Settings, client: &Client) -> Mark {
+        match settings.route.proxy_protocol {
+            true => Mark::default(),
+            false => self.mark(descriptor(client)),
+        }
     }
 
     /// Refuses a connection for how its first head is.
@@ -377,7 +400,13 @@ impl Front {
         if !settings.route.proxy_protocol || !proxy.trusted {
             return Some(proxy);
         }
-        match self.in_time(settings.limits.head_timeout, proxy_protocol::take(client)).await {
+        match self
+            .in_time(
+                settings.limits.head_timeout,
+                proxy_protocol::take(client, self.mark(descriptor(client))),
+            )
+            .await
+        {
             Ok(Ok(address @ Some(_))) => Some(self.peer(address)),
             Ok(Ok(None)) => Some(proxy),
             Ok(Err(error)) if error.kind() == io::ErrorKind::Other => {

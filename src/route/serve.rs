@@ -21,6 +21,7 @@ use super::peer::{Caller, Ends};
 use super::proxy::Requests;
 use super::succession::{Between, Passable, Watched};
 use crate::config::Limits;
+use crate::keeper::Mark;
 use crate::listen::Client;
 
 /// How long a connection of another host waits for one more request when this front-end goes: it may
@@ -28,7 +29,8 @@ use crate::listen::Client;
 const LINGER: Duration = Duration::from_secs(3);
 
 /// Serves a client's connection until it ends, or to the end of its request when the front-end
-/// stops, or until it can be passed on. `last_word`: where the client's is heard, if it can be.
+/// stops, or until it can be passed on. `last_word`: where the client's is heard, if it can be; how the
+/// connection is marked when it rests.
 /// `is_seen`: there is a request.
 pub(super) async fn serve(
     front: Arc<Front>,
@@ -36,12 +38,12 @@ pub(super) async fn serve(
     client: Ahead<impl Passable + AsyncRead + AsyncWrite + Send + Unpin + 'static>,
     ends: Ends,
     limits: &Limits,
-    last_word: Option<Arc<LastWord>>,
+    (last_word, mark): (Option<Arc<LastWord>>, Mark),
     is_seen: bool,
 ) {
     let Origin { listener, peer } = from;
     let caller = Some(Caller { listener, peer, ends });
-    let left = carry(&front, caller, client, limits, last_word, is_seen).await;
+    let left = carry(&front, caller, client, limits, (last_word, mark), is_seen).await;
     if let Some((client, ahead)) = left {
         front.pass_kept(from, client, &ahead);
     }
@@ -53,7 +55,7 @@ pub(super) async fn serve_host(
     host: Ahead<impl Passable + AsyncRead + AsyncWrite + Send + Unpin + 'static>,
     limits: &Limits,
 ) {
-    carry(&front, None, host, limits, None, true).await;
+    carry(&front, None, host, limits, (None, Mark::default()), true).await;
 }
 
 /// Serves a connection; gives back what is to be passed on, and what has been read ahead of it.
@@ -62,7 +64,7 @@ async fn carry(
     caller: Option<Caller>,
     client: Ahead<impl Passable + AsyncRead + AsyncWrite + Send + Unpin + 'static>,
     limits: &Limits,
-    last_word: Option<Arc<LastWord>>,
+    (last_word, mark): (Option<Arc<LastWord>>, Mark),
     is_seen: bool,
 ) -> Option<(Client, Vec<u8>)> {
     let (begun, between) = (Notify::new(), Arc::<Between>::default());
@@ -85,7 +87,7 @@ async fn carry(
         .preserve_header_case(true)
         .auto_date_header(false)
         .half_close(is_plain)
-        .serve_connection(TokioIo::new(Watched::new(client, between.clone())), service);
+        .serve_connection(TokioIo::new(Watched::new(client, between.clone(), mark)), service);
     let is_left = async {
         // A connection's errors are its client's doing, and told to it.
         tokio::select! {

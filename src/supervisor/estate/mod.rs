@@ -39,8 +39,11 @@ pub const SERVER: &str = "server-";
 /// What connections of a program that is not this process's any more are called among what is left.
 pub const PREDECESSOR: &str = "predecessor-";
 
+/// What the socket is called there by which a keeper passes connections on, with a number that grows.
+pub const KEEPER: &str = "keeper-";
+
 /// How everything is called that a predecessor leaves.
-const NAMES: [&str; 6] = [STATE, WORKER[0], WORKER[1], WORKER[2], SERVER, PREDECESSOR];
+const NAMES: [&str; 7] = [STATE, WORKER[0], WORKER[1], WORKER[2], SERVER, PREDECESSOR, KEEPER];
 
 /// Descriptors that a predecessor has left, by name.
 pub type Kept = BTreeMap<String, OwnedFd>;
@@ -259,6 +262,14 @@ impl Notes for Estate {
 pub fn session(sid: &str, worker: WorkerId, silence: Option<Duration>) -> Record {
     let millis = silence.map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX));
     Record::Session(sid.to_owned(), worker, millis)
+}
+
+/// What the socket of this process's keeper is called in the store. Those before it may still pass
+/// something on.
+pub fn name_of_keeper(left: Option<&Left>) -> String {
+    let names = left.iter().flat_map(|left| left.kept.keys());
+    let numbers = names.filter_map(|name| name.strip_prefix(KEEPER)?.parse::<u64>().ok());
+    format!("{KEEPER}{}", numbers.max().map_or(1, |last| last.saturating_add(1)))
 }
 
 /// What a worker's channel is called in the store.

@@ -17,7 +17,7 @@ mod stay;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
 use rustix::process::{
     PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, pidfd_open, pidfd_send_signal, waitid,
 };
@@ -70,6 +70,11 @@ impl Keeper {
         let process = pidfd_open(pid, PidfdFlags::empty())?;
         Ok((Keeper { process, marks, _shared: [main, asked] }, to))
     }
+}
+
+/// Has a keeper of before end, with what it has: nobody goes on with that.
+pub fn dismiss(asked: impl AsFd) {
+    let _ = send(asked, &[BYE], SendFlags::NOSIGNAL); // it may have ended
 }
 
 impl Drop for Keeper {

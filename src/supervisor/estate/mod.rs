@@ -17,6 +17,7 @@ pub use ledger::Contents;
 use ledger::Ledger;
 pub use record::{FORMAT, Listens, Record, Server, State, Unreadable, Worker};
 
+use crate::keeper;
 use crate::route::{HandedOver, Notes};
 use crate::sync::lock;
 use crate::systemd::fd_store;
@@ -94,6 +95,15 @@ impl Left {
             }
             is_ours
         });
+        let left = Left::of(&mut kept);
+        if !matches!(left, Ok(Some(_))) {
+            let keepers = kept.iter().filter(|(name, _)| name.starts_with(KEEPER));
+            keepers.for_each(|(_, asked)| keeper::dismiss(asked));
+        }
+        left
+    }
+
+    fn of(kept: &mut Kept) -> Result<Option<Left>, Unreadable> {
         let number = |name: &String| name.strip_prefix(STATE)?.parse::<u64>().ok();
         let mut numbers: Vec<u64> = kept.keys().filter_map(number).collect();
         numbers.sort_unstable();
@@ -105,7 +115,7 @@ impl Left {
         numbers.insert(0, numbers[0].saturating_sub(1));
         let marks = kept.remove(MARKS).and_then(|file| Marks::of(file).ok());
         let marks = marks.ok_or(Unreadable::Nothing)?;
-        Ok(Some(Left { contents, kept, marks, numbers }))
+        Ok(Some(Left { contents, kept: std::mem::take(kept), marks, numbers }))
     }
 }
 

@@ -69,6 +69,10 @@ fn no_keeper_outlives_a_stop_or_a_failure() {
         host.start("ill.js", HANDOFF);
         host.settles(2);
         let keeper = host.keepers().concat();
+        // What it had of cohortd's memory at its start: cohortd's own is not yet in there.
+        let own = host.ok(&format!("awk /^Private_Dirty/{{print$2}} /proc/{keeper}/smaps_rollup"));
+        assert!(own.parse::<u32>().is_ok_and(|kib| kib < 2048), "{own} KiB");
+        eprintln!("the keeper's own memory: {own} KiB");
         // It is nobody's but cohortd's: what ends a process politely does not end it.
         host.ok(&format!("kill -TERM {keeper}"));
         host.settles(2);

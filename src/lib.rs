@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`config`] | the TOML file, read whole and checked whole |
 //! | [`listen`] | sockets that systemd handed over, by name, or our own |
+//! | [`keeper`] | the process that keeps clients' connections when cohortd is killed |
 //! | [`route`] | a client's connection: its head, its session, its worker; proxied or handed over |
 //! | [`worker`] | a worker process: how it is started, and its IPC channel, down to the wire |
 //! | [`relay`] | packets of the Socket.IO cluster adapter, from each worker to the others, also to those of other hosts |
@@ -34,6 +35,7 @@ pub mod control;
 pub mod ctl;
 pub mod exit;
 mod fnv;
+pub mod keeper;
 pub mod listen;
 pub mod log;
 pub mod man;

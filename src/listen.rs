@@ -9,6 +9,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
@@ -16,7 +17,7 @@ use std::task::{Context, Poll};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::either::Either;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use crate::config::Listen;
 use crate::sys;
@@ -153,6 +154,23 @@ impl Place {
     }
 }
 
+impl Place {
+    /// Whether a connection whose own end is there was accepted here. Nothing is allocated.
+    pub fn has_accepted(&self, there: &SocketAddrAny) -> bool {
+        if let Some(path) = &self.path {
+            let there = SocketAddrUnix::try_from(there.clone());
+            return there.is_ok_and(|t| t.path_bytes() == Some(path.as_os_str().as_bytes()));
+        }
+        let there = SocketAddr::try_from(there.clone());
+        self.addr.is_some_and(|addr| {
+            there.is_ok_and(|there| {
+                let (ip, any) = (addr.ip(), addr.ip().is_unspecified());
+                addr.port() == there.port() && (any || ip == there.ip())
+            })
+        })
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.addr, &self.path) {
@@ -166,6 +184,14 @@ impl fmt::Display for Place {
 
 /// A client's connection.
 pub type Client = Either<TcpStream, UnixStream>;
+
+/// Its descriptor.
+pub fn descriptor(client: &Client) -> BorrowedFd<'_> {
+    match client {
+        Either::Left(stream) => stream.as_fd(),
+        Either::Right(stream) => stream.as_fd(),
+    }
+}
 
 /// A listening socket in the runtime's care. When it is dropped, nobody listens any more, but for
 /// others who hold the same socket.

@@ -3,10 +3,11 @@
 
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicU8, AtomicU64};
 
 use landlock::RulesetCreated;
 use rustix::ioctl::{Getter, Opcode, ioctl};
@@ -101,6 +102,24 @@ pub fn map(file: impl AsFd, length: usize) -> io::Result<&'static [AtomicU8]> {
     }
 }
 
+/// Memory that this process has in common with those that are cloned from it, for as long as they live:
+/// so many numbers, all 0.
+///
+/// # Errors
+/// The kernel's.
+pub fn shared(count: usize) -> io::Result<&'static [AtomicU64]> {
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+    let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+    let length = count * size_of::<AtomicU64>();
+    // SAFETY: a new mapping, where the kernel has room, on a page's boundary; it is never taken away.
+    // Whoever else has it may write to it at any time, which is what atomics are for.
+    unsafe {
+        let memory =
+            mmap_anonymous(std::ptr::null_mut(), length, access, flags | MapFlags::NORESERVE)?;
+        Ok(std::slice::from_raw_parts(memory.cast(), count))
+    }
+}
+
 /// Owns a descriptor that was handed over, and that nobody else in this process has; no worker
 /// inherits it.
 ///
@@ -146,6 +165,41 @@ pub fn fork() -> rustix::io::Result<Forked> {
     };
     waitpid(Some(child), WaitOptions::empty())?;
     Ok(Forked::Parent)
+}
+
+/// Doubles this process, but for its table of descriptors, which both have. The child does what it has
+/// to and ends; no signal reaches it but SIGKILL. To be waited for by the caller.
+///
+/// What the child does must neither allocate nor lock nor panic: another thread may have been in the
+/// middle of that.
+///
+/// # Errors
+/// The kernel's.
+pub fn double_with_descriptors(child: impl FnOnce()) -> io::Result<rustix::process::Pid> {
+    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+    let none = 0 as libc::c_long;
+    // SAFETY: the sets are written before they are read. Without CLONE_VM the child has a copy of this
+    // stack and goes on with it, as behind fork(2), of which this is the plain system call; it never
+    // returns from here. No handler runs between the two masks.
+    let pid = unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+        let flags = libc::c_long::from(libc::CLONE_FILES | libc::SIGCHLD);
+        let pid = libc::syscall(libc::SYS_clone, flags, none, none, none, none);
+        if pid == 0 {
+            child();
+            libc::_exit(0);
+        }
+        let error = io::Error::last_os_error();
+        libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut());
+        if pid < 0 {
+            return Err(error);
+        }
+        pid
+    };
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    pid.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Ends a child of [`fork`]: nothing that it has a copy of is cleaned up.

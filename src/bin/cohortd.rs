@@ -1,16 +1,19 @@
 //! `cohortd`: the supervisor of one app, under systemd (`serve`) or in the foreground (`run`).
 
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use cohortd::config::{Config, Memory, app_name};
+use cohortd::config::{Config, Kind, Memory, app_name};
 use cohortd::control::Control;
-use cohortd::listen::{self, Inherited};
+use cohortd::keeper::Keeper;
+use cohortd::listen::{self, Inherited, Socket};
 use cohortd::relay::Reach;
 use cohortd::route::Tls;
-use cohortd::supervisor::estate::{Estate, Left};
+use cohortd::supervisor::estate::{self, Deposit, Estate, Left};
 use cohortd::supervisor::{self, Handle, Heritage, Means, Output, RunError};
 use cohortd::worker::cgroup::Delegated;
 use cohortd::worker::spawn;
@@ -157,22 +160,43 @@ fn run(file: &Path, output: Output, rehearse: bool) -> ExitCode {
         Ok(sockets) => sockets,
         Err(error) => return exit::failed(&error),
     };
+    // Before the runtime: it may start threads.
+    let keeper = estate.as_ref().filter(|_| config.kind == Kind::Node).and_then(|estate| {
+        keep(estate, left.as_ref(), &sockets)
+            .inspect_err(|error| tracing::warn!(%error, "no keeper: a kill costs more"))
+            .ok()
+    });
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit::failed(&error),
     };
     let app = config.app.clone();
-    let means = Means { tls, sockets, output, delegated, estate, left, reach };
+    let marks = keeper.as_ref().map(|(keeper, _)| keeper.marks);
+    let means = Means { tls, sockets, output, delegated, estate, left, reach, marks };
     let ended = runtime.block_on(run_with_control(config, means));
     if let Ok(Some(heritage)) = ended {
+        // Its table would be a copy from then on, and keep open what the next program closes.
+        drop(keeper);
         return succession::hand_on(&runtime, heritage);
     }
     drop(runtime); // and with it what is in the app's folder
+    drop(keeper);
     places::leave(&app);
     match ended {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => exit::failed(&error),
     }
+}
+
+/// Starts a keeper, and leaves to a successor how it is asked.
+fn keep(
+    estate: &Arc<Estate>,
+    left: Option<&Left>,
+    sockets: &[Socket],
+) -> io::Result<(Keeper, Deposit)> {
+    let (keeper, asked) = Keeper::start(sockets.iter().map(Socket::place).collect())?;
+    let deposit = estate.keep(estate::name_of_keeper(left), asked)?;
+    Ok((keeper, deposit))
 }
 
 async fn run_with_control(config: Config, means: Means) -> Result<Option<Heritage>, RunError> {

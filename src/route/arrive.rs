@@ -23,12 +23,14 @@ use super::half_close::FromClient;
 use super::head::{self, Opening, Refusal, Session};
 use super::peek::peek;
 use super::peer::{Ends, Peer};
+use super::serve::{self, Standing};
 use super::stall::Impatient;
 use super::tls::Tls;
 use super::upstream::ListenerId;
-use super::{handoff, plain, proxy_protocol, serve};
+use super::{handoff, plain, proxy_protocol};
 use crate::config::{Deliver, Network, Protocol, Route};
-use crate::listen::{Client, Listener, Place};
+use crate::keeper::Mark;
+use crate::listen::{Client, Listener, Place, descriptor};
 
 /// How long a client that has been accepted may take to begin when no more are.
 const LAST_CALL: Duration = Duration::from_secs(2);
@@ -178,6 +180,7 @@ impl Front {
         let tls = settings.tls.as_ref().filter(spoken);
         let Some(_place) = self.admission.admit(limits, one_client(peer)) else {
             self.counts.refused.count(Refused::Limit);
+            self.mark(descriptor(&client)).busy();
             // One that expects a handshake would not understand it.
             if route.protocol == Protocol::Http && tls.is_none() {
                 refuse(&mut client, "503 Service Unavailable").await;
@@ -200,7 +203,10 @@ impl Front {
         match self.unless_passed_on(opening).await {
             Some(Ok(Ok(opening))) => self.begin(&settings, from, client, opening).await,
             Some(Ok(Err(_))) => {} // it went away
-            Some(Err(_late)) => self.refuse(&mut client, Refusal::Late).await,
+            Some(Err(_late)) => {
+                self.mark(descriptor(&client)).busy();
+                self.refuse(&mut client, Refusal::Late).await;
+            }
             None => self.pass_fresh(from, client, true),
         }
     }
@@ -213,6 +219,7 @@ impl Front {
         Origin { listener, peer }: Origin,
         client: Client,
     ) {
+        self.mark(descriptor(&client)).busy();
         let peer = Peer { encrypted: true, ..peer };
         let from = Origin { listener, peer };
         let ends = Ends::of(&client, peer);
@@ -238,7 +245,7 @@ impl Front {
         };
         match self.in_time(limits.head_timeout, client.peek(limits.head_size, read)).await {
             Ok(Ok(Opening::Request(_) | Opening::Upgrade(_))) => {
-                serve::serve(self.clone(), from, client, ends, limits, None, (true, None)).await;
+                serve::serve(self.clone(), from, client, ends, limits, Standing::default()).await;
             }
             // HTTP/2, though that was not agreed on, or TLS once more.
             Ok(Ok(Opening::Whole)) => self.refuse(&mut client, Refusal::Malformed).await,
@@ -251,6 +258,7 @@ impl Front {
     /// A connection between two requests, of which nothing has been read.
     pub(super) async fn next_request(self: Arc<Self>, from: Origin, client: Client) {
         let settings = self.settings();
+        self.mark_resting(&settings, &client).rests();
         let stopped = self.stop.is_cancelled();
         let limit = if stopped { Duration::ZERO } else { settings.limits.idle };
         let opening = tokio::select! {
@@ -307,7 +315,10 @@ impl Front {
             Opening::Request(_) | Opening::Upgrade(_) => {
                 return self.serve(settings, from, client, &[]).await;
             }
-            Opening::Refused(refusal) => return self.refuse(&mut client, refusal).await,
+            Opening::Refused(refusal) => {
+                self.mark(descriptor(&client)).busy();
+                return self.refuse(&mut client, refusal).await;
+            }
             Opening::Partial => return,
         };
         let host = tokio::select! {
@@ -326,27 +337,32 @@ impl Front {
     /// Serves a connection that is not encrypted; `ahead` has been read of it, or a request is there.
     async fn serve(
         self: &Arc<Self>,
-        Settings { limits, .. }: &Settings,
+        settings: &Settings,
         from: Origin,
         client: Client,
         ahead: &[u8],
     ) {
+        let limits = &settings.limits;
+        let mark = self.mark(descriptor(&client));
+        mark.busy();
+        // What a proxy has said of it first is known to this process only.
+        let mark = if settings.route.proxy_protocol { Mark::default() } else { mark };
         let ends = Ends::of(&client, from.peer);
         let last_word = Arc::default();
         let client = FromClient::new(client, Arc::clone(&last_word));
         let client = Impatient::new(client, limits.send_timeout);
         let is_due = ahead.is_empty();
-        match plain::carry(self, from, &ends, client, ahead.to_vec(), is_due).await {
+        let plain = plain::carry(self, from, &ends, client, mark, ahead.to_vec(), is_due);
+        match plain.await {
             plain::Left::Ended => {}
             plain::Left::PassedOn(client, ahead) => {
                 self.pass_kept(from, client.into_inner().into_inner(), &ahead);
             }
             // Boxed: other connections need no room for it.
             plain::Left::Other(plain::Other { client, ahead, is_due, tried }) => {
+                let standing = Standing { last_word: Some(last_word), mark, is_due, tried };
                 let client = Ahead::of(&ahead, client);
-                let (first, last_word) = ((is_due, tried), Some(last_word));
-                Box::pin(serve::serve(self.clone(), from, client, ends, limits, last_word, first))
-                    .await;
+                Box::pin(serve::serve(self.clone(), from, client, ends, limits, standing)).await;
             }
         }
     }
@@ -384,7 +400,13 @@ impl Front {
         if !settings.route.proxy_protocol || !proxy.trusted {
             return Some(proxy);
         }
-        match self.in_time(settings.limits.head_timeout, proxy_protocol::take(client)).await {
+        match self
+            .in_time(
+                settings.limits.head_timeout,
+                proxy_protocol::take(client, self.mark(descriptor(client))),
+            )
+            .await
+        {
             Ok(Ok(address @ Some(_))) => Some(self.peer(address)),
             Ok(Ok(None)) => Some(proxy),
             Ok(Err(error)) if error.kind() == io::ErrorKind::Other => {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -27,6 +27,7 @@ use super::table::Sessions;
 use super::tls::Tls;
 use super::upstream::Upstream;
 use crate::config::{Config, Kind, Limits, Route};
+use crate::keeper::{Mark, Marks};
 use crate::listen::Place;
 use crate::sync::lock;
 use crate::worker::WorkerId;
@@ -75,6 +76,7 @@ pub struct Front {
     pub(super) begun: Instant,
     pub(super) admission: Admission,
     notes: OnceLock<Arc<dyn Notes>>,
+    marks: OnceLock<Marks>,
     /// The way to other hosts, if there may be any.
     pub(super) forwarding: OnceLock<Arc<Forwarding>>,
     /// What has come here.
@@ -109,6 +111,7 @@ impl Front {
             begun: Instant::now(),
             admission: Admission::default(),
             notes: OnceLock::new(),
+            marks: OnceLock::new(),
             forwarding: OnceLock::new(),
             counts: Counts::default(),
             slots: Mutex::default(),
@@ -127,6 +130,23 @@ impl Front {
 
     pub(super) fn notes(&self) -> Option<&Arc<dyn Notes>> {
         self.notes.get()
+    }
+
+    /// There is a keeper, for whom connections are marked from now on.
+    pub fn mark_for_keeper(&self, marks: Marks) {
+        let _ = self.marks.set(marks); // there is one
+    }
+
+    /// How a connection is marked.
+    pub(super) fn mark(&self, connection: impl AsFd) -> Mark {
+        self.marks.get().map_or_else(Mark::default, |marks| marks.of(connection))
+    }
+
+    /// A connection is somebody else's to read, if it is read.
+    pub(super) fn mark_unread(&self, connection: impl AsFd) {
+        if let Some(marks) = self.marks.get() {
+            marks.unread(connection);
+        }
     }
 
     /// Sessions that are known, as a successor is told of them.

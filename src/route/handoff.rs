@@ -17,7 +17,7 @@ use super::given::{HandedOver, Speaks};
 use super::head::Session;
 use super::tunnel;
 use super::upstream::ListenerId;
-use crate::listen::{Client, release};
+use crate::listen::{Client, descriptor, release};
 
 /// Each refusal means that a worker closes or is full; so many in a row mean that all do.
 const MAX_OFFERS: usize = 16;
@@ -68,6 +68,8 @@ pub(super) async fn hand_over(
             }
             return Ok(());
         }
+        // It may have rested before, and is not ours alone from the note on.
+        front.mark_unread(descriptor(&client));
         let Ok(fd) = release(client) else { return Ok(()) };
         let Ok(inode) = rustix::fs::fstat(&fd).map(|stat| stat.st_ino) else { return Ok(()) };
         // Before it is: the worker may have it already when we are killed.
@@ -85,6 +87,7 @@ pub(super) async fn hand_over(
     front.counts.refused.count(Refused::NoWorker);
     // Others would not understand it.
     if !matches!(speaks, Speaks::Other) {
+        front.mark(descriptor(&client)).busy();
         refuse(&mut client, "503 Service Unavailable").await;
     }
     Ok(())

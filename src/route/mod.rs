@@ -57,5 +57,6 @@ pub use counts::{Counts, SlotCounts};
 pub use front::Front;
 pub use given::HandedOver;
 pub use notes::Notes;
+pub use succession::Noted;
 pub use tls::Tls;
 pub use upstream::{Doors, ListenerId, Upstream};

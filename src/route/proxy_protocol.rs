@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use proxy_header::{Error, ParseConfig, ProxyHeader};
 
 use super::peek;
+use crate::keeper::Mark;
 use crate::listen::Client;
 
 /// Addresses take 232 bytes at most. The rest is for what else a balancer likes to say.
@@ -22,8 +23,9 @@ const MAX_LINE: usize = 107;
 ///
 /// # Errors
 /// The connection begins with something else, or ends.
-pub(super) async fn take(client: &Client) -> io::Result<Option<SocketAddr>> {
+pub(super) async fn take(client: &Client, mark: Mark) -> io::Result<Option<SocketAddr>> {
     let (source, length) = peek::peek(client, MAX, read).await?.map_err(io::Error::other)?;
+    mark.busy();
     peek::take(client, length)?;
     Ok(source)
 }

@@ -21,27 +21,45 @@ use super::peer::{Caller, Ends};
 use super::proxy::{Requests, Tried};
 use super::succession::{Between, Passable, Watched};
 use crate::config::Limits;
+use crate::keeper::Mark;
 use crate::listen::Client;
 
 /// How long a connection of another host waits for one more request when this front-end goes: it may
 /// have been sent already, on one that was kept.
 const LINGER: Duration = Duration::from_secs(3);
 
+/// How a connection stands when it comes here.
+pub(super) struct Standing {
+    /// Where its client's last word is heard, if it can be.
+    pub(super) last_word: Option<Arc<LastWord>>,
+    /// How it is marked when it rests.
+    pub(super) mark: Mark,
+    /// There is a request.
+    pub(super) is_due: bool,
+    /// Where that has been sent in vain.
+    pub(super) tried: Option<Tried>,
+}
+
+impl Default for Standing {
+    /// There is a request, and nothing is known of what it comes over.
+    fn default() -> Standing {
+        Standing { last_word: None, mark: Mark::default(), is_due: true, tried: None }
+    }
+}
+
 /// Serves a client's connection until it ends, or to the end of its request when the front-end
-/// stops, or until it can be passed on. `last_word`: where the client's is heard, if it can be.
-/// `is_seen`: there is a request, which has been `tried` so far.
+/// stops, or until it can be passed on.
 pub(super) async fn serve(
     front: Arc<Front>,
     from: Origin,
     client: Ahead<impl Passable + AsyncRead + AsyncWrite + Send + Unpin + 'static>,
     ends: Ends,
     limits: &Limits,
-    last_word: Option<Arc<LastWord>>,
-    (is_seen, tried): (bool, Option<Tried>),
+    standing: Standing,
 ) {
     let Origin { listener, peer } = from;
     let caller = Some(Caller { listener, peer, ends });
-    let left = carry(&front, caller, client, limits, last_word, (is_seen, tried)).await;
+    let left = carry(&front, caller, client, limits, standing).await;
     if let Some((client, ahead)) = left {
         front.pass_kept(from, client, &ahead);
     }
@@ -53,7 +71,7 @@ pub(super) async fn serve_host(
     host: Ahead<impl Passable + AsyncRead + AsyncWrite + Send + Unpin + 'static>,
     limits: &Limits,
 ) {
-    carry(&front, None, host, limits, None, (true, None)).await;
+    carry(&front, None, host, limits, Standing::default()).await;
 }
 
 /// Serves a connection; gives back what is to be passed on, and what has been read ahead of it.
@@ -62,11 +80,11 @@ async fn carry(
     caller: Option<Caller>,
     client: Ahead<impl Passable + AsyncRead + AsyncWrite + Send + Unpin + 'static>,
     limits: &Limits,
-    last_word: Option<Arc<LastWord>>,
-    (is_seen, tried): (bool, Option<Tried>),
+    standing: Standing,
 ) -> Option<(Client, Vec<u8>)> {
+    let Standing { last_word, mark, is_due, tried } = standing;
     let (begun, between) = (Notify::new(), Arc::<Between>::default());
-    if !is_seen {
+    if !is_due {
         begun.notify_one();
     }
     let (is_plain, is_host) = (last_word.is_some(), caller.is_none());
@@ -85,7 +103,7 @@ async fn carry(
         .preserve_header_case(true)
         .auto_date_header(false)
         .half_close(is_plain)
-        .serve_connection(TokioIo::new(Watched::new(client, between.clone())), service);
+        .serve_connection(TokioIo::new(Watched::new(client, between.clone(), mark)), service);
     let is_left = async {
         // A connection's errors are its client's doing, and told to it.
         tokio::select! {

@@ -30,7 +30,8 @@ impl Front {
         let taken = tokio::spawn(async move {
             let _turn = upstream.taking_back.lock().await;
             for some in given.chunks(AT_ONCE) {
-                let mut held: HashMap<RawFd, _> = some.iter().filter_map(hold).collect();
+                let mut held: HashMap<RawFd, _> =
+                    some.iter().filter_map(|one| front.hold(one)).collect();
                 if held.is_empty() {
                     continue;
                 }
@@ -50,11 +51,12 @@ impl Front {
         });
         let _ = taken.await; // it can't be waited for where the runtime ends
     }
-}
 
-/// A connection by the worker's descriptor, with a descriptor of ours.
-fn hold(connection: &Connection) -> Option<(RawFd, (OwnedFd, Option<Origin>))> {
-    let Speaks::Http(origin) = &connection.speaks else { return None };
-    let socket = held::borrow(connection.inode, connection.place).ok()?;
-    Some((connection.place.descriptor, (socket, origin.as_deref().copied())))
+    /// A connection by the worker's descriptor, with a descriptor of ours.
+    fn hold(&self, connection: &Connection) -> Option<(RawFd, (OwnedFd, Option<Origin>))> {
+        let Speaks::Http(origin) = &connection.speaks else { return None };
+        let socket = held::borrow(connection.inode, connection.place).ok()?;
+        self.mark(&socket).busy(); // it is the worker's
+        Some((connection.place.descriptor, (socket, origin.as_deref().copied())))
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use super::run::Supervisor;
 use super::tasks::Shared;
 use crate::config::Config;
 use crate::listen::OwnPath;
-use crate::route::Tls;
+use crate::route::{Noted, Tls};
 use crate::systemd::{events, fd_store};
 use crate::worker::cgroup;
 use crate::worker::channel::Channel;
@@ -82,6 +82,7 @@ impl Supervisor {
         for (sid, worker) in contents.over {
             self.shared.front.session_was_ended(&sid, worker);
         }
+        let noted = contents.given.iter().map(|(inode, (worker, _))| (*inode, *worker)).collect();
         for (worker, connection) in contents.given.into_values() {
             if let Some(process) = self.processes.get(&worker) {
                 self.shared.front.has_been_given(&process.upstream, vec![connection]);
@@ -89,9 +90,16 @@ impl Supervisor {
         }
         let worker = |id| self.processes.get(&id).map(|process| process.worker.clone());
         self.servers.resume(state.servers, &mut kept, worker);
-        let predecessors: Vec<String> =
-            kept.keys().filter(|name| name.starts_with(estate::PREDECESSOR)).cloned().collect();
+        let named = |start: &str, kept: &Kept| -> Vec<String> {
+            kept.keys().filter(|name| name.starts_with(start)).cloned().collect()
+        };
+        let predecessors = named(estate::PREDECESSOR, &kept);
+        let keepers = named(estate::KEEPER, &kept);
         self.go_on();
+        let noted = Arc::new(noted);
+        for (name, socket) in keepers.into_iter().filter_map(|name| kept.remove_entry(&name)) {
+            self.regain(name, socket, &noted);
+        }
         for socket in predecessors.iter().filter_map(|name| kept.remove(name)) {
             if let Err(error) = self.shared.front.follow(socket) {
                 tracing::warn!(%error, "connections of the program before are lost");
@@ -104,6 +112,17 @@ impl Supervisor {
         // Also where no worker is left: that one is replaced is no start, and can't fail as one.
         self.open_the_doors();
         Phase::Up
+    }
+
+    /// Takes clients' connections from the keeper of a cohortd that was killed. Until it has all of
+    /// them its socket is kept, also for whoever comes when this process is killed meanwhile: then those
+    /// that have come are with the keeper of this one, which is there already, and the others are still
+    /// in the socket, or with the old keeper.
+    fn regain(&self, name: String, socket: OwnedFd, noted: &Arc<Noted>) {
+        let deposit = self.shared.estate.as_ref().map(|estate| estate.keep(name, &socket));
+        if let Err(error) = self.shared.front.regain(socket, noted.clone(), deposit) {
+            tracing::warn!(%error, "connections that were kept are lost");
+        }
     }
 
     /// Every generation that is needed has its configuration; where it can't be had any more, the one

@@ -27,6 +27,7 @@ use super::scrape::{Metrics, Scrape};
 use super::servers::Servers;
 use super::tasks::{Event, Shared};
 use crate::config::{Config, Deliver, StopMethod};
+use crate::keeper::Marks;
 use crate::listen::{Place, Socket};
 use crate::relay::Reach;
 use crate::route::{Front, ListenerId, Tls};
@@ -70,6 +71,8 @@ pub struct Means {
     pub left: Option<Left>,
     /// By which other hosts are reached, if there may be any.
     pub reach: Option<Reach>,
+    /// What connections are marked with for the keeper, if there is one.
+    pub marks: Option<Marks>,
 }
 
 /// Runs an app until it is told to stop (SIGTERM, SIGINT), has failed to come up, or another program
@@ -78,12 +81,15 @@ pub struct Means {
 /// # Errors
 /// [`RunError`]; every worker has ended in any case.
 pub async fn run(config: Config, means: Means, asked: Asked) -> Result<Option<Heritage>, RunError> {
-    let Means { tls, sockets, output, delegated, estate, left, reach } = means;
+    let Means { tls, sockets, output, delegated, estate, left, reach, marks } = means;
     let (events, inbox) = mpsc::unbounded_channel();
     let (rehearsed, rehearsals) = mpsc::unbounded_channel();
     let places: Vec<Place> = sockets.iter().map(Socket::place).collect();
     let front = Front::new(&config, tls.clone(), places.clone())
         .map_err(|source| RunError::Setup { what: "open the private listener", source })?;
+    if let Some(marks) = marks {
+        front.mark_for_keeper(marks);
+    }
     let delegated = delegated.map(Arc::new);
     let shared = Shared {
         front: Arc::new(front),

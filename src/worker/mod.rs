@@ -327,6 +327,13 @@ impl Worker {
         answer.unwrap_or_default().split(' ').filter_map(|number| number.parse().ok()).collect()
     }
 
+    /// Whether it has read, before this ends, all that was sent to it before this was called. `false`:
+    /// it does not say.
+    pub async fn catches_up(&self) -> bool {
+        // An answer with a number: those to what a predecessor has sent are not taken for it.
+        self.ask_hook(|seq| ToHook::release(seq, &[])).await.is_some()
+    }
+
     /// The connections that it has accepted itself at this port or path, by its descriptors. `None`:
     /// it does not say.
     pub async fn connections(&self, at: &str) -> Option<Vec<(Spoken, RawFd)>> {

@@ -364,8 +364,10 @@ fn cohortd_can_t_be_looked_into() {
         let worker = host.processes().into_iter().find(|pid| *pid != cohortd).expect("two");
         for look in ["cat /proc/PID/environ", "head -c 1 /proc/PID/mem", "ls /proc/PID/fd/"] {
             let of = |pid: &str| host.as_user("myapp", &look.replace("PID", pid));
-            let out = of(&cohortd);
-            assert!(out.code != 0 && out.stderr.contains("Permission denied"), "{look}: {out}");
+            for guarded in [&cohortd, &host.keepers().concat()] {
+                let out = of(guarded);
+                assert!(out.code != 0 && out.stderr.contains("Permission denied"), "{look}: {out}");
+            }
             assert!(!of(&worker).stderr.contains("Permission denied"), "{look} of a worker");
         }
     });
@@ -396,8 +398,12 @@ fn workers_reach_neither_cohortd_nor_each_other() {
             "seen": false, "environment": "ENOENT", "memory": "ENOENT", "descriptors": "ENOENT",
             "asked": "EPERM", "killed": "EPERM",
         });
-        let said = host.tell(&tries.replace("PIDS", &all.join(",")));
-        assert_eq!(said, json!([nothing, nothing]), "cohortd, and the other worker");
+        let said = host.tell(&tries.replace("PIDS", &host.all_processes().join(",")));
+        assert_eq!(
+            said,
+            json!([nothing, nothing, nothing]),
+            "cohortd, its keeper, the other worker"
+        );
         // Nor what runs as the same user elsewhere.
         host.ok("systemd-run --quiet --unit=other --uid=myapp sleep 1000");
         let other = host.show("other", "MainPID");

@@ -4,6 +4,7 @@
 
 mod end;
 mod handle;
+mod kept;
 mod kinds;
 mod moments;
 mod renewed;
@@ -59,7 +60,7 @@ impl Host {
     }
 
     /// The workers, if all is in order: so many, one a slot, ready, of the generation that serves;
-    /// and no other process.
+    /// and no other process but a keeper, where there has to be one.
     pub(crate) fn order(&self, workers: usize) -> Result<Fleet, String> {
         let shown = self.shown().ok_or("cohortctl show is not answered")?;
         let main = self.main_pid();
@@ -74,7 +75,10 @@ impl Host {
         };
         let mut known: BTreeSet<String> = fleet.values().map(|(_, pid)| pid.to_string()).collect();
         known.insert(main.clone());
-        let in_cgroup: BTreeSet<String> = self.processes().into_iter().collect();
+        let is_node = self.run("grep -q ^kind.*socket /etc/cohortd/myapp.toml").code != 0;
+        let keepers = self.keepers();
+        known.extend(keepers.iter().cloned());
+        let in_cgroup: BTreeSet<String> = self.all_processes().into_iter().collect();
         let of_user: BTreeSet<String> =
             self.run("pgrep -u myapp").stdout.lines().map(str::to_owned).collect();
         let status = self.show("myapp", "StatusText");
@@ -83,6 +87,7 @@ impl Host {
             && all.len() == workers
             && fleet.keys().copied().eq(0..workers as u64)
             && all.iter().all(is_well)
+            && keepers.len() == usize::from(is_node)
             && in_cgroup == known
             && of_user == known
             && status == format!("{workers}/{workers} workers ready");

@@ -157,8 +157,19 @@ impl Host {
         self.show("myapp", "MainPID")
     }
 
-    /// Every process in the service's cgroup.
+    /// Every process in the service's cgroup, but for cohortd's keeper.
     pub(crate) fn processes(&self) -> Vec<String> {
+        let keepers = self.keepers();
+        self.all_processes().into_iter().filter(|pid| !keepers.contains(pid)).collect()
+    }
+
+    /// The processes that keep connections for when cohortd is killed: one, as a rule.
+    pub(crate) fn keepers(&self) -> Vec<String> {
+        self.run("pgrep -x cohortd-keeper").stdout.lines().map(str::to_owned).collect()
+    }
+
+    /// Every process in the service's cgroup.
+    pub(crate) fn all_processes(&self) -> Vec<String> {
         let find = "find /sys/fs/cgroup/system.slice/myapp.service -name cgroup.procs";
         let found = self.run(&format!("{find} -exec cat {{}} +"));
         found.stdout.lines().map(str::to_owned).collect()

@@ -37,6 +37,7 @@ use super::proxy::{Tried, kept_for};
 use super::stall::Impatient;
 use super::upstream::{InFlight, Upstream};
 use crate::config::Sticky;
+use crate::keeper::Mark;
 
 pub(super) use bare::Bare;
 use request::Plain;
@@ -76,6 +77,8 @@ struct Connection<'a> {
     from: Origin,
     ends: &'a Ends,
     client: Impatient<FromClient>,
+    /// How it is marked when it rests.
+    mark: Mark,
     /// What has been read and is not answered.
     unread: Vec<u8>,
     /// What is sent next, either way.
@@ -107,10 +110,11 @@ pub(super) async fn carry(
     from: Origin,
     ends: &Ends,
     client: Impatient<FromClient>,
+    mark: Mark,
     ahead: Vec<u8>,
     mut is_due: bool,
 ) -> Left {
-    let mut on = Connection { front, from, ends, client, unread: ahead, out: Vec::new() };
+    let mut on = Connection { front, from, ends, client, mark, unread: ahead, out: Vec::new() };
     let mut turns = pin!(front.turns.cancelled());
     let mut timer = pin!(tokio::time::sleep(front.settings().limits.idle));
     loop {
@@ -161,7 +165,7 @@ impl Connection<'_> {
         mut timer: Pin<&mut Sleep>,
         is_due: bool,
     ) -> Next {
-        let Connection { front, client, unread, out, .. } = self;
+        let Connection { front, client, mark, unread, out, .. } = self;
         let Settings { route, limits, .. } = settings;
         let peer = self.from.peer;
         let introduce =
@@ -184,9 +188,11 @@ impl Connection<'_> {
             if unread.is_empty() {
                 // While it waits it needs no room.
                 (*unread, *out) = (Vec::new(), Vec::new());
+                mark.rests();
             }
             let read = poll_fn(|context| {
                 ready!(client.get_mut().poll_read_ready(context))?;
+                mark.busy();
                 unread.reserve(HEAD_PART);
                 pin!(client.read_buf(unread)).poll(context)
             });

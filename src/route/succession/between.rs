@@ -14,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
 use super::super::through::pass_on;
+use super::rest::Rest;
+use crate::keeper::Mark;
 
 /// How far a connection is with its requests and responses. To be asked between hyper's rounds.
 #[derive(Debug, Default)]
@@ -112,14 +114,16 @@ impl Drop for Arriving {
 pub(in crate::route) struct Watched<S> {
     client: S,
     between: Arc<Between>,
+    rest: Rest,
 }
 
 impl<S> Watched<S> {
-    pub(in crate::route) fn new(client: S, between: Arc<Between>) -> Watched<S> {
-        Watched { client, between }
+    pub(in crate::route) fn new(client: S, between: Arc<Between>, mark: Mark) -> Watched<S> {
+        Watched { client, between, rest: Rest::new(mark) }
     }
 
-    pub(in crate::route) fn into_inner(self) -> S {
+    pub(in crate::route) fn into_inner(mut self) -> S {
+        self.rest.ends();
         self.client
     }
 }
@@ -133,7 +137,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         if self.between.leaving.load(Ordering::Relaxed) && self.between.is_between() {
             return Poll::Pending; // the next request is somebody else's to read
         }
-        Pin::new(&mut self.client).poll_read(context, buffer)
+        self.rest.ends();
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.client).poll_read(context, buffer);
+        if polled.is_ready() {
+            self.rest.read(&buffer.filled()[before..]);
+        } else if self.between.is_now() {
+            self.rest.begins();
+        }
+        polled
     }
 }
 
@@ -143,6 +155,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.rest.ends();
         self.between.unwritten.store(true, Ordering::Relaxed);
         Pin::new(&mut self.client).poll_write(context, bytes)
     }
@@ -152,6 +165,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         context: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.rest.ends();
         self.between.unwritten.store(true, Ordering::Relaxed);
         Pin::new(&mut self.client).poll_write_vectored(context, parts)
     }
@@ -164,5 +178,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         Pin::new(&mut self.client).poll_flush(context)
     }
 
-    pass_on!(client: is_write_vectored, poll_shutdown);
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.rest.ends();
+        Pin::new(&mut self.client).poll_shutdown(context)
+    }
+
+    pass_on!(client: is_write_vectored);
 }

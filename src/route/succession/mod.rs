@@ -13,6 +13,8 @@
 mod between;
 mod follow;
 mod leave;
+mod regain;
+mod rest;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -28,6 +30,7 @@ use tokio_util::task::TaskTracker;
 
 pub(super) use between::{Arriving, Between, Exchange, Watched};
 pub(super) use leave::{Passable, Successor};
+pub use regain::Noted;
 pub(super) use wire::ToPredecessor;
 
 use follow::Predecessor;

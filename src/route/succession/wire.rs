@@ -132,6 +132,11 @@ impl Link {
         UnixDatagram::from_std(StdDatagram::from(socket)).map(Link)
     }
 
+    /// Says so much, if there is room for it.
+    pub(super) fn say(&self, bytes: &[u8]) -> io::Result<()> {
+        self.send(&Packet { bytes: bytes.to_vec(), fd: None })
+    }
+
     fn send(&self, packet: &Packet) -> io::Result<()> {
         let fd = packet.fd.as_ref().map(AsFd::as_fd);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -145,7 +150,10 @@ impl Link {
     }
 
     /// The next message's length and its descriptor; nothing at the end.
-    async fn receive(&self, into: &mut [u8]) -> io::Result<Option<(usize, Option<OwnedFd>)>> {
+    pub(super) async fn receive(
+        &self,
+        into: &mut [u8],
+    ) -> io::Result<Option<(usize, Option<OwnedFd>)>> {
         loop {
             match self.0.async_io(Interest::READABLE, || self.receive_now(into)).await {
                 // It has ended without reading everything. What it has said is still there.

@@ -17,6 +17,7 @@ pub use ledger::Contents;
 use ledger::Ledger;
 pub use record::{FORMAT, Listens, Record, Server, State, Unreadable, Worker};
 
+use crate::keeper;
 use crate::route::{HandedOver, Notes};
 use crate::sync::lock;
 use crate::systemd::fd_store;
@@ -39,8 +40,11 @@ pub const SERVER: &str = "server-";
 /// What connections of a program that is not this process's any more are called among what is left.
 pub const PREDECESSOR: &str = "predecessor-";
 
+/// What the socket is called there by which a keeper passes connections on, with a number that grows.
+pub const KEEPER: &str = "keeper-";
+
 /// How everything is called that a predecessor leaves.
-const NAMES: [&str; 6] = [STATE, WORKER[0], WORKER[1], WORKER[2], SERVER, PREDECESSOR];
+const NAMES: [&str; 7] = [STATE, WORKER[0], WORKER[1], WORKER[2], SERVER, PREDECESSOR, KEEPER];
 
 /// Descriptors that a predecessor has left, by name.
 pub type Kept = BTreeMap<String, OwnedFd>;
@@ -91,6 +95,15 @@ impl Left {
             }
             is_ours
         });
+        let left = Left::of(&mut kept);
+        if !matches!(left, Ok(Some(_))) {
+            let keepers = kept.iter().filter(|(name, _)| name.starts_with(KEEPER));
+            keepers.for_each(|(_, asked)| keeper::dismiss(asked));
+        }
+        left
+    }
+
+    fn of(kept: &mut Kept) -> Result<Option<Left>, Unreadable> {
         let number = |name: &String| name.strip_prefix(STATE)?.parse::<u64>().ok();
         let mut numbers: Vec<u64> = kept.keys().filter_map(number).collect();
         numbers.sort_unstable();
@@ -102,7 +115,7 @@ impl Left {
         numbers.insert(0, numbers[0].saturating_sub(1));
         let marks = kept.remove(MARKS).and_then(|file| Marks::of(file).ok());
         let marks = marks.ok_or(Unreadable::Nothing)?;
-        Ok(Some(Left { contents, kept, marks, numbers }))
+        Ok(Some(Left { contents, kept: std::mem::take(kept), marks, numbers }))
     }
 }
 
@@ -259,6 +272,14 @@ impl Notes for Estate {
 pub fn session(sid: &str, worker: WorkerId, silence: Option<Duration>) -> Record {
     let millis = silence.map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX));
     Record::Session(sid.to_owned(), worker, millis)
+}
+
+/// What the socket of this process's keeper is called in the store. Those before it may still pass
+/// something on.
+pub fn name_of_keeper(left: Option<&Left>) -> String {
+    let names = left.iter().flat_map(|left| left.kept.keys());
+    let numbers = names.filter_map(|name| name.strip_prefix(KEEPER)?.parse::<u64>().ok());
+    format!("{KEEPER}{}", numbers.max().map_or(1, |last| last.saturating_add(1)))
 }
 
 /// What a worker's channel is called in the store.

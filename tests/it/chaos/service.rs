@@ -163,7 +163,11 @@ fn strays(cohortd: i32, workers: &[Worker]) -> Vec<String> {
     let mut wrong = Vec::new();
     for (name, processes) in cgroups() {
         let is_right = match owners.remove(&name) {
-            Some(owner) if owner == cohortd => processes == [cohortd],
+            Some(owner) if owner == cohortd => {
+                let (keepers, others): (Vec<i32>, Vec<i32>) =
+                    processes.iter().partition(|pid| is_keeper(**pid));
+                others == [cohortd] && keepers.len() == 1
+            }
             Some(owner) => {
                 let is_its = |pid: &i32| *pid == owner || parent(*pid) == Some(owner);
                 processes.contains(&owner) && processes.iter().all(is_its)
@@ -191,6 +195,11 @@ fn cgroups() -> BTreeMap<String, Vec<i32>> {
         found.insert(name, processes.lines().filter_map(|pid| pid.parse().ok()).collect());
     }
     found
+}
+
+/// Whether it keeps connections for when cohortd is killed.
+fn is_keeper(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "cohortd-keeper\n")
 }
 
 fn main_pid() -> i32 {

@@ -60,7 +60,7 @@ impl Host {
         let is_down = |state: &str| ["inactive", "failed"].contains(&state);
         self.is_soon("stopped", || self.states().split(' ').all(is_down));
         self.is_soon("no process", || {
-            self.processes().is_empty() && self.run("pgrep -u myapp").stdout.is_empty()
+            self.all_processes().is_empty() && self.run("pgrep -u myapp").stdout.is_empty()
         });
         self.is_soon("nothing kept", || self.show("myapp", "NFileDescriptorStore") == "0");
         let jobs = || self.ok("systemctl list-jobs --plain --no-legend");

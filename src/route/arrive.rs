@@ -343,10 +343,8 @@ impl Front {
         ahead: &[u8],
     ) {
         let limits = &settings.limits;
-        let mark = self.mark(descriptor(&client));
-        mark.busy();
-        // What a proxy has said of it first is known to this process only.
-        let mark = if settings.route.proxy_protocol { Mark::default() } else { mark };
+        self.mark(descriptor(&client)).busy();
+        let mark = self.mark_resting(settings, &client);
         let ends = Ends::of(&client, from.peer);
         let last_word = Arc::default();
         let client = FromClient::new(client, Arc::clone(&last_word));
@@ -364,6 +362,15 @@ impl Front {
                 let client = Ahead::of(&ahead, client);
                 Box::pin(serve::serve(self.clone(), from, client, ends, limits, standing)).await;
             }
+        }
+    }
+
+    /// How a connection is marked that may rest, if it may: what a proxy has said of it first is known
+    /// to this process only.
+    fn mark_resting(&self, settings: &Settings, client: &Client) -> Mark {
+        match settings.route.proxy_protocol {
+            true => Mark::default(),
+            false => self.mark(descriptor(client)),
         }
     }
 

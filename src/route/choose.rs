@@ -121,7 +121,7 @@ impl Front {
         worker.is_some_and(|id| !self.workers.borrow().iter().any(|u| u.worker.id == id))
     }
 
-    fn pick(
+    pub(super) fn pick(
         &self,
         listener: ListenerId,
         balance: Balance,

@@ -12,8 +12,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::either::Either;
 
@@ -197,7 +199,8 @@ pub fn descriptor(client: &Client) -> BorrowedFd<'_> {
 /// others who hold the same socket.
 #[derive(Debug)]
 pub struct Listener {
-    socket: Either<tokio::net::TcpListener, tokio::net::UnixListener>,
+    socket: AsyncFd<OwnedFd>,
+    is_tcp: bool,
     /// Removed with it.
     path: Option<OwnPath>,
 }
@@ -208,55 +211,63 @@ impl Listener {
     /// # Errors
     /// The runtime can't watch it.
     pub fn watch(socket: Socket) -> io::Result<Listener> {
-        Ok(match socket {
-            Socket::Tcp(socket) => {
-                let socket = Either::Left(tokio::net::TcpListener::from_std(socket)?);
-                Listener { socket, path: None }
-            }
-            Socket::Unix(socket, path) => {
-                let socket = Either::Right(tokio::net::UnixListener::from_std(socket)?);
-                Listener { socket, path }
-            }
-        })
+        let (socket, is_tcp, path) = match socket {
+            Socket::Tcp(socket) => (socket.into(), true, None),
+            Socket::Unix(socket, path) => (socket.into(), false, path),
+        };
+        Ok(Listener { socket: sys::watch(socket, Interest::READABLE)?, is_tcp, path })
     }
 
     /// Takes it out of the runtime's care. What waits in it to be accepted stays there.
-    ///
-    /// # Errors
-    /// The runtime can't let it go.
-    pub fn release(self) -> io::Result<Socket> {
-        Ok(match self.socket {
-            Either::Left(socket) => Socket::Tcp(socket.into_std()?),
-            Either::Right(socket) => Socket::Unix(socket.into_std()?, self.path),
-        })
+    pub fn release(self) -> Socket {
+        let socket = self.socket.into_inner();
+        if self.is_tcp {
+            Socket::Tcp(socket.into())
+        } else {
+            Socket::Unix(socket.into(), self.path)
+        }
     }
 
     /// Whether its clients speak first. The kernel keeps the connection of such a client until it has
     /// spoken, or for a second: so long it outlives whoever accepts it.
     pub fn clients_speak_first(&self, they_do: bool) {
-        if let Either::Left(socket) = &self.socket {
-            defer(socket, they_do);
+        if self.is_tcp {
+            defer(self.socket.get_ref(), they_do);
         }
     }
 
-    /// The next connection, and its address if it has one.
+    /// The next connection, non-blocking as every worker needs it, and its address if it has one.
     ///
     /// # Errors
     /// The kernel's; some of them are of one connection only.
     pub fn poll_accept(
         &self,
         context: &mut Context<'_>,
-    ) -> Poll<io::Result<(Client, Option<SocketAddr>)>> {
-        match &self.socket {
-            Either::Left(socket) => socket.poll_accept(context).map(|accepted| {
-                let (stream, addr) = accepted?;
-                Ok((Either::Left(stream), Some(addr)))
-            }),
-            Either::Right(socket) => {
-                socket.poll_accept(context).map(|accepted| Ok((Either::Right(accepted?.0), None)))
+    ) -> Poll<io::Result<(OwnedFd, Option<SocketAddr>)>> {
+        loop {
+            let mut ready = ready!(self.socket.poll_read_ready(context))?;
+            if let Ok(accepted) = ready.try_io(|socket| accept(socket.get_ref())) {
+                return Poll::Ready(accepted);
             }
         }
     }
+}
+
+fn accept(socket: impl AsFd) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (connection, address) = rustix::net::acceptfrom_with(socket, flags)?;
+    Ok((connection, address.and_then(|address| address.try_into().ok())))
+}
+
+/// Takes a connection into the runtime's care.
+///
+/// # Errors
+/// The runtime can't watch it.
+pub fn watch(connection: OwnedFd) -> io::Result<Client> {
+    Ok(match sockopt::socket_domain(&connection)? {
+        AddressFamily::UNIX => Either::Right(UnixStream::from_std(connection.into())?),
+        _ => Either::Left(TcpStream::from_std(connection.into())?),
+    })
 }
 
 /// Takes a connection out of the runtime's care: the descriptor alone, non-blocking as every

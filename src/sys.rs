@@ -49,6 +49,16 @@ pub fn watch_changes(file: File) -> io::Result<AsyncFd<File>> {
     watched.map_err(Into::into)
 }
 
+/// Watches a socket.
+///
+/// # Errors
+/// The runtime can't watch it.
+pub fn watch(socket: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` has one descriptor for its whole life and closes it at the end.
+    let watched = unsafe { AsyncFd::register_with_interest(socket, interest) };
+    watched.map_err(Into::into)
+}
+
 /// Watches a process, by its pidfd, which is readable when that has ended.
 ///
 /// # Errors

@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::text::Format;
 use crate::config::Listen;
-use crate::listen::{Client, ListenError, Listener, Socket, bind};
+use crate::listen::{Client, ListenError, Listener, Socket, bind, watch};
 
 /// Connections at a time; more wait in the kernel.
 const CONNECTIONS: usize = 8;
@@ -81,7 +81,8 @@ where
     loop {
         let place = places.clone().acquire_owned().await.expect("it is never closed");
         match poll_fn(|context| listener.poll_accept(context)).await {
-            Ok((client, _)) => {
+            Ok((connection, _)) => {
+                let Ok(client) = watch(connection) else { continue };
                 let scrape = scrape.clone();
                 tokio::spawn(async move {
                     let _ = tokio::time::timeout(LIMIT, converse(client, scrape)).await;

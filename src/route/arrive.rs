@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Once};
@@ -30,7 +31,8 @@ use super::upstream::ListenerId;
 use super::{handoff, plain, proxy_protocol};
 use crate::config::{Deliver, Network, Protocol, Route};
 use crate::keeper::Mark;
-use crate::listen::{Client, Listener, Place, descriptor};
+use crate::listen::{Client, Listener, Place, descriptor, watch};
+use crate::worker::WorkerId;
 
 /// How long a client that has been accepted may take to begin when no more are.
 const LAST_CALL: Duration = Duration::from_secs(2);
@@ -72,9 +74,11 @@ impl Front {
                 () = close.cancelled() => return Some((id, listener)),
             };
             match accepted {
-                Ok((client, address)) => {
+                Ok((connection, address)) => {
                     self.counts.accept();
                     let from = Origin { listener: id, peer: self.peer(address) };
+                    let Err(connection) = self.at_once(from, connection) else { continue };
+                    let Ok(client) = watch(connection) else { continue };
                     // Until it is handed over it would end with us: what can be done at once is done
                     // before the next one is accepted.
                     let mut connection = Box::pin(self.clone().connection(from, client, false));
@@ -96,7 +100,7 @@ impl Front {
         &self,
         id: ListenerId,
         listener: &Listener,
-    ) -> io::Result<(Client, Option<SocketAddr>)> {
+    ) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
         loop {
             let accepted = std::future::poll_fn(|context| match self.has_room(id) {
                 true => listener.poll_accept(context).map(Some),
@@ -125,7 +129,7 @@ impl Front {
     async fn room(&self, listener: ListenerId) {
         let mut workers = self.workers.subscribe();
         let all = workers.borrow_and_update().clone();
-        let mut rooms: Vec<_> = all.iter().filter_map(|u| u.worker.room()).map(Box::pin).collect();
+        let mut rooms: Vec<_> = all.iter().filter_map(|u| u.room()).map(Box::pin).collect();
         if self.has_room(listener) {
             return; // since it was asked
         }
@@ -189,9 +193,8 @@ impl Front {
         };
         if route.protocol == Protocol::Tcp {
             let affinity = affinity_of_peer(route, peer);
-            let (session, speaks) = (&Session::None, Speaks::Other);
-            let given =
-                handoff::hand_over(&self, listener, client, session, affinity, speaks).await;
+            let whole = (Session::None, affinity, Speaks::Other);
+            let given = handoff::hand_over(&self, listener, client, whole, None).await;
             return given.unwrap_or_else(|client| self.pass_fresh(from, client, true));
         }
         if let Some(tls) = tls {
@@ -201,7 +204,7 @@ impl Front {
         let opening = self.opening(&settings, &client, peer);
         let opening = self.in_time(limits.head_timeout, opening);
         match self.unless_passed_on(opening).await {
-            Some(Ok(Ok(opening))) => self.begin(&settings, from, client, opening).await,
+            Some(Ok(Ok(opening))) => self.begin(&settings, from, client, opening, None).await,
             Some(Ok(Err(_))) => {} // it went away
             Some(Err(_late)) => {
                 self.mark(descriptor(&client)).busy();
@@ -267,7 +270,34 @@ impl Front {
             opening = self.in_time(limit, self.opening(&settings, &client, from.peer)) => opening,
         };
         if let Ok(Ok(opening)) = opening {
-            self.begin(&settings, from, client, opening).await;
+            self.begin(&settings, from, client, opening, None).await;
+        }
+    }
+
+    /// A connection that a worker was sent and does not have, of which nothing has been read. It was
+    /// admitted before.
+    pub(super) async fn offer_again(
+        self: Arc<Self>,
+        from: Origin,
+        client: Client,
+        refused: WorkerId,
+    ) {
+        let settings = self.settings();
+        if settings.route.protocol == Protocol::Tcp {
+            let affinity = affinity_of_peer(&settings.route, from.peer);
+            let whole = (Session::None, affinity, Speaks::Other);
+            let given =
+                handoff::hand_over(&self, from.listener, client, whole, Some(refused)).await;
+            return given.unwrap_or_else(|client| self.pass_fresh(from, client, true));
+        }
+        let opening = tokio::select! {
+            biased;
+            () = self.passes_on() => return self.pass_kept(from, client, &[]),
+            opening = self.in_time(settings.limits.head_timeout, self.opening(&settings, &client, from.peer)) =>
+                opening,
+        };
+        if let Ok(Ok(opening)) = opening {
+            self.begin(&settings, from, client, opening, Some(refused)).await;
         }
     }
 
@@ -297,13 +327,14 @@ impl Front {
         peek(client, limits.head_size, read).await
     }
 
-    /// Serves a connection that begins so, or hands it over.
+    /// Serves a connection that begins so, or hands it over, if need be to one that has `refused` it.
     async fn begin(
         self: &Arc<Self>,
         settings: &Settings,
         from: Origin,
         mut client: Client,
         (opening, affinity): (Opening, Affinity),
+        refused: Option<WorkerId>,
     ) {
         let (session, speaks) = match opening {
             // One that can't be handed over is tunnelled.
@@ -329,8 +360,8 @@ impl Front {
         if host.is_some() {
             return self.serve(settings, from, client, &[]).await;
         }
-        let given =
-            handoff::hand_over(self, from.listener, client, &session, affinity, speaks).await;
+        let begun = (session, affinity, speaks);
+        let given = handoff::hand_over(self, from.listener, client, begun, refused).await;
         given.unwrap_or_else(|client| self.pass_kept(from, client, &[]));
     }
 
@@ -397,7 +428,7 @@ impl Front {
 
     /// Whether requests go to their worker with their connection. Where @socket.io/sticky takes
     /// connections they don't: its sessions have to be told apart request by request.
-    fn hands_over_requests(&self, route: &Route) -> bool {
+    pub(super) fn hands_over_requests(&self, route: &Route) -> bool {
         route.deliver != Deliver::Auto && !self.workers.borrow().iter().any(|u| u.is_sticky())
     }
 
@@ -465,7 +496,7 @@ async fn begin(mut connection: Pin<&mut impl Future<Output = ()>>) -> Poll<()> {
 }
 
 /// Whose connections are counted together with this one. A proxy has many clients.
-fn one_client(peer: Peer) -> Option<IpAddr> {
+pub(super) fn one_client(peer: Peer) -> Option<IpAddr> {
     peer.address.filter(|_| !peer.trusted).map(|address| address.ip())
 }
 

@@ -109,16 +109,6 @@ impl Front {
         tokio::time::timeout(settings.route.queue, waiting).await.ok().flatten()
     }
 
-    /// A worker that is ready for a request which another one could do again.
-    pub(super) fn at_once(
-        &self,
-        route: &Route,
-        listener: ListenerId,
-        affinity: Affinity,
-    ) -> Option<Arc<Upstream>> {
-        self.pick(listener, route.balance, affinity, Work::Repeatable, None)
-    }
-
     /// Whether a session was ended, or one of a worker that is gone.
     pub(super) fn is_over(&self, session: &Session) -> bool {
         let Session::Of(sid) = session else { return false };
@@ -131,7 +121,8 @@ impl Front {
         worker.is_some_and(|id| !self.workers.borrow().iter().any(|u| u.worker.id == id))
     }
 
-    fn pick(
+    /// The same, if one is ready.
+    pub(super) fn pick(
         &self,
         listener: ListenerId,
         balance: Balance,

@@ -93,6 +93,9 @@ impl Front {
 
     /// The clients' connections that a worker has. `None`: not all are known.
     pub(super) async fn still_given(&self, upstream: &Arc<Upstream>) -> Option<Vec<Connection>> {
+        if upstream.yet_to_take() > 0 {
+            return None;
+        }
         let mut given = upstream.accepted().await?;
         let upstream = upstream.clone();
         given.extend(spawn_blocking(move || upstream.look()).await.ok()?);

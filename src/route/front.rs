@@ -182,17 +182,22 @@ impl Front {
         self.workers.send_modify(|workers| workers.push(upstream));
     }
 
+    /// A worker that can be sent requests has opened a server: one may have waited for that.
+    pub fn serves_again(&self) {
+        self.workers.send_modify(|_| {});
+    }
+
     /// The worker can't be sent requests any more.
-    pub fn remove(&self, id: WorkerId) {
+    pub fn remove(self: &Arc<Self>, id: WorkerId) {
+        let mut removed = None;
         self.workers.send_modify(|workers| {
-            workers.retain(|upstream| {
-                let keep = upstream.worker.id != id;
-                if !keep {
-                    upstream.leave();
-                }
-                keep
-            });
+            let at = workers.iter().position(|upstream| upstream.worker.id == id);
+            removed = at.map(|at| workers.remove(at));
         });
+        if let Some(upstream) = removed {
+            upstream.leave();
+            self.recover(&upstream);
+        }
         self.succession.tell_predecessors(&ToPredecessor::Gone { worker: id.0 });
     }
 
@@ -289,6 +294,7 @@ impl Front {
     pub async fn left(self: &Arc<Self>, upstream: &Arc<Upstream>) {
         let id = upstream.worker.id;
         let is_done = || upstream.in_flight() == 0 && self.sessions_of(id) == 0;
+        self.recover(upstream);
         loop {
             let less = upstream.less();
             let has_http = upstream.has_http();
@@ -297,8 +303,9 @@ impl Front {
                 continue;
             }
             let given = self.still_given(upstream).await;
-            // Something may have been begun during the look.
-            if is_done() && given.as_ref().is_some_and(Vec::is_empty) {
+            // Something may have been begun, or taken, during the look.
+            let has_none = given.as_ref().is_some_and(Vec::is_empty) && upstream.given() == 0;
+            if is_done() && has_none {
                 return self.remove(id);
             }
             if let Some(given) = given.filter(|_| has_http) {
@@ -352,6 +359,8 @@ impl Front {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         }
+        // What a worker has sent back.
+        self.connections.wait().await;
     }
 
     /// Waits a moment until the access log is written, in the end.

@@ -1,7 +1,7 @@
 //! Clients' connections that a worker was given for good. Whether it still has them only the
 //! kernel knows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -118,10 +118,14 @@ const NEW: usize = 64;
 /// and so much time has to have passed, compared with what the last look took.
 const PATIENCE: u32 = 100;
 
+/// So many of the newest are remembered in their order: as many as can be on their way, and more.
+const NEWEST: usize = 512;
+
 /// The connections of one worker. Those that have ended since are forgotten now and then.
 #[derive(Debug, Default)]
 pub(super) struct Given {
     by_inode: HashMap<u64, Speaks>,
+    newest: VecDeque<u64>,
     new: usize,
     looking: bool,
     not_before: Option<Instant>,
@@ -131,11 +135,20 @@ impl Given {
     /// One more. Whether it is time to look which there still are.
     pub(super) fn add(&mut self, inode: u64, speaks: Speaks) -> bool {
         self.by_inode.insert(inode, speaks);
+        if self.newest.len() == NEWEST {
+            self.newest.pop_front();
+        }
+        self.newest.push_back(inode);
         self.new += 1;
         let rested = || self.not_before.is_none_or(|at| at <= Instant::now());
         let due = self.new >= NEW && !self.looking && rested();
         self.looking |= due;
         due
+    }
+
+    /// It has not got this one.
+    pub(super) fn remove(&mut self, inode: u64) -> Option<Speaks> {
+        self.by_inode.remove(&inode)
     }
 
     /// About how many there are.
@@ -153,9 +166,13 @@ impl Given {
         self.by_inode.iter().map(|(inode, speaks)| (*inode, speaks.clone())).collect()
     }
 
-    /// Those that there may be: what to look for.
-    pub(super) fn known(&self) -> Vec<u64> {
-        self.by_inode.keys().copied().collect()
+    /// Those that there may be, but for the newest, of which so many are yet to be taken: what to look
+    /// for.
+    pub(super) fn known(&self, yet_to_take: usize) -> Vec<u64> {
+        let on_their_way: HashSet<u64> =
+            self.newest.iter().rev().take(yet_to_take).copied().collect();
+        let all = self.by_inode.keys().copied();
+        all.filter(|inode| !on_their_way.contains(inode)).collect()
     }
 
     /// Of those that were `known`, these still exist. To find that out took so long.

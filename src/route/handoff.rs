@@ -2,11 +2,7 @@
 //! one worker after the other until one takes it. Where it can't be handed over, its bytes are
 //! carried.
 
-use std::io;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
-
-use tokio_util::either::Either;
 
 use super::affinity::Affinity;
 use super::arrive::refuse;
@@ -17,7 +13,8 @@ use super::given::{HandedOver, Speaks};
 use super::head::Session;
 use super::tunnel;
 use super::upstream::ListenerId;
-use crate::listen::{Client, descriptor, release};
+use crate::listen::{Client, descriptor, release, watch};
+use crate::worker::WorkerId;
 
 /// Each refusal means that a worker closes or is full; so many in a row mean that all do.
 const MAX_OFFERS: usize = 16;
@@ -25,7 +22,8 @@ const MAX_OFFERS: usize = 16;
 /// How long one that has refused is left alone, when there is no other.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Hands the connection over, or answers 503 where HTTP is spoken.
+/// Hands the connection over, or answers 503 where HTTP is spoken. By its lane if the worker has one,
+/// but not after a worker has `refused` it: by Node's own way each of them says yes or no.
 ///
 /// # Errors
 /// The connection, of which nothing has been read: the front-end passes it on.
@@ -33,16 +31,15 @@ pub(super) async fn hand_over(
     front: &Front,
     listener: ListenerId,
     client: Client,
-    session: &Session,
-    affinity: Affinity,
-    speaks: Speaks,
+    (session, affinity, speaks): (Session, Affinity, Speaks),
+    refused: Option<WorkerId>,
 ) -> Result<(), Client> {
     let mut client = client;
-    let mut unreached = None;
+    let mut unreached = refused;
     for n in 0..MAX_OFFERS {
         let offer = async {
             let upstream =
-                front.choose(listener, session, affinity, Work::Lasting, unreached).await?;
+                front.choose(listener, &session, affinity, Work::Lasting, unreached).await?;
             if n > 1 || unreached == Some(upstream.worker.id) {
                 // It will say no again if it is asked at once.
                 upstream.is_going(PAUSE).await;
@@ -76,6 +73,11 @@ pub(super) async fn hand_over(
         if let (Some(notes), Some(given)) = (front.notes(), HandedOver::of(inode, &speaks)) {
             notes.given(upstream.worker.id, given);
         }
+        let fd = match refused {
+            None => upstream.send(listener, fd, inode, &speaks),
+            Some(_) => Err(fd),
+        };
+        let Err(fd) = fd else { return Ok(()) };
         let Err(fd) = upstream.hand_over(listener, fd, None).await else {
             upstream.given_away(inode, speaks);
             return Ok(());
@@ -91,13 +93,4 @@ pub(super) async fn hand_over(
         refuse(&mut client, "503 Service Unavailable").await;
     }
     Ok(())
-}
-
-pub(super) fn watch(fd: OwnedFd) -> io::Result<Client> {
-    let is_tcp = rustix::net::sockopt::socket_domain(&fd)? != rustix::net::AddressFamily::UNIX;
-    Ok(if is_tcp {
-        Either::Left(tokio::net::TcpStream::from_std(fd.into())?)
-    } else {
-        Either::Right(tokio::net::UnixStream::from_std(fd.into())?)
-    })
 }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use super::front::Front;
 use super::given::{Connection, Origin, Speaks};
-use super::handoff::watch;
 use super::upstream::Upstream;
+use crate::listen::watch;
 use crate::worker::held;
 
 /// How many are held at once: each takes a descriptor.

@@ -82,11 +82,11 @@ pub struct Upstream {
     /// What it does is counted here, together with what the others of its slot did.
     pub counts: Arc<SlotCounts>,
     requests: AtomicU64,
-    servers: Mutex<HashMap<ListenerId, String>>,
+    pub(super) servers: Mutex<HashMap<ListenerId, String>>,
     sticky: AtomicBool,
     private: OnceLock<PathBuf>,
     /// Where it listens itself: a port or path.
-    shared: OnceLock<String>,
+    pub(super) shared: OnceLock<String>,
     in_flight: AtomicUsize,
     idle: Mutex<Idle<Line>>,
     /// Those of plain requests.
@@ -99,7 +99,7 @@ pub struct Upstream {
     since: OnceLock<Instant>,
     /// It will soon be replaced.
     to_go: AtomicBool,
-    given: Mutex<Given>,
+    pub(super) given: Mutex<Given>,
     /// Held while connections are taken back.
     pub(super) taking_back: tokio::sync::Mutex<()>,
     tunnels: Mutex<Vec<Weak<CancellationToken>>>,
@@ -200,11 +200,6 @@ impl Upstream {
         !self.draining.load(Ordering::Relaxed) && self.serves(listener)
     }
 
-    /// Whether a connection would be on its way to it at once.
-    pub(super) fn has_room(&self) -> bool {
-        self.worker.has_room()
-    }
-
     /// It serves from now on.
     pub(super) fn begin_to_serve(&self) {
         self.since.get_or_init(Instant::now);
@@ -300,7 +295,7 @@ impl Upstream {
     /// Those of the connections that it was given which it still has. Takes a moment when there
     /// are many.
     pub(super) fn look(&self) -> Vec<Connection> {
-        let known = lock(&self.given).known();
+        let known = lock(&self.given).known(self.yet_to_take());
         let begun = Instant::now();
         let sockets = self.worker.sockets();
         lock(&self.given).looked(&known, &sockets, begun.elapsed())

@@ -92,6 +92,7 @@ impl Supervisor {
         self.servers.leave(id);
         let Some(process) = self.processes.remove(&id) else { return };
         process.worker.hang_up();
+        self.shared.front.recover(&process.upstream);
         let (worker, slot, generation) = process.names();
         self.shared.counts.ended.count(process.ends.unwrap_or(exit.into()));
         process.upstream.counts.leave(process.worker.last_cpu());

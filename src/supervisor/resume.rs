@@ -22,6 +22,7 @@ use crate::route::{Noted, Tls};
 use crate::systemd::{events, fd_store};
 use crate::worker::cgroup;
 use crate::worker::channel::Channel;
+use crate::worker::lane;
 use crate::worker::notify::NotifySocket;
 use crate::worker::spawn::{self, Interface};
 use crate::worker::{Worker, WorkerId};
@@ -255,7 +256,11 @@ impl Process {
         let cgroup = shared.delegated.as_deref();
         let cgroup = cgroup.map(|all| all.resume(&cgroup::name_of(id), release.plan.memory));
         let cgroup = cgroup.transpose()?;
-        let worker = Worker::resume(id, slot, left.pid, cgroup, channel, left.known, seq);
+        let (ours, theirs) = (take(estate::lane_of(id)), take(estate::lane_end_of(id)));
+        let lane = ours.zip(theirs).map(|(ours, theirs)| lane::Ends { ours, theirs });
+        let known = left.known.clone();
+        let worker = Worker::resume(id, slot, left.pid, cgroup, channel, left.known, seq)
+            .with_lane(lane, &known)?;
         let parts = Parts {
             begun,
             worker: Arc::new(worker),

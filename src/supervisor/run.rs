@@ -420,6 +420,7 @@ impl Supervisor {
             Event::Query(query) => {
                 if let Some((listeners, key)) = self.servers.query(&process.worker, query) {
                     process.upstream.open_server(&listeners, &key);
+                    self.shared.front.serves_again();
                     if let Some(at) = self.servers.shared_at(&listeners) {
                         if process.worker.peer_token().is_none() {
                             tracing::warn!(

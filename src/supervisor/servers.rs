@@ -18,9 +18,10 @@ use rustix::io::Errno;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::estate::{self, Deposit, Estate, Kept, Listens, SERVER};
-use crate::listen::{self, Listener, Place, Socket, release};
+use crate::listen::{self, Listener, Place, Socket};
 use crate::route::ListenerId;
 use crate::sync::lock;
+use crate::worker::lane;
 use crate::worker::wire::cluster::{Endpoint, HandleType, Query, SockName};
 use crate::worker::wire::{Framing, Value};
 use crate::worker::{Worker, WorkerId};
@@ -157,7 +158,7 @@ impl Servers {
             if let Kind::InTurn { accepting, listener, .. } = server.kind {
                 accepting.disarm().cancel();
                 let socket = Arc::into_inner(listener).map(Listener::release);
-                drop(socket.and_then(Result::ok).map(Socket::leave));
+                drop(socket.map(Socket::leave));
             }
         }
     }
@@ -327,7 +328,7 @@ impl Servers {
 
     fn key(&self, query: &Query) -> String {
         if let Some(listener) = self.routed(&query.on) {
-            return format!("listen:{}", listener.0);
+            return format!("{}{}", lane::KEY, listener.0);
         }
         match &query.on {
             // Several of these can have the same address in one worker.
@@ -432,8 +433,7 @@ fn in_turn(
     tokio::spawn(stop.run_until_cancelled_owned(async move {
         for turn in 0usize.. {
             match next().await {
-                Some(Ok((client, _))) => {
-                    let Ok(connection) = release(client) else { continue };
+                Some(Ok((connection, _))) => {
                     tokio::spawn(give_out(connection, key.clone(), members.clone(), turn));
                 }
                 Some(Err(_)) => tokio::time::sleep(REFUSED_PAUSE).await,

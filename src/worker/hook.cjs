@@ -8,12 +8,15 @@
 // Clients' connections that this worker has go back to cohortd when they are idle and it asks for them; and where the
 // worker listens itself (deliver = "shared"), cohortd can end that without the app's noticing.
 //
+// Connections that go to a server whole come by a lane of their own, and not as messages.
+//
 // If something goes wrong in here, the app runs as ever, sees 127.0.0.1, and keeps its connections.
 "use strict";
 
 const HEADER = "x-cohortd-peer";
 const { env } = process;
 const token = env.COHORTD_PEER_TOKEN; // clients can't know it, and so can't say who they are
+const lane = Number(env.COHORTD_LANE_FD);
 
 delete require.cache[__filename];
 
@@ -21,8 +24,9 @@ delete require.cache[__filename];
 if (token) {
   try {
     leaveNoTrace();
-    nameClients();
+    const Write = kindOfWrites(nameClients);
     listenToCohortd();
+    if (lane && Write) openLane(lane, Write);
   } catch {
     // as above
   }
@@ -31,6 +35,7 @@ if (token) {
 // The app, and what it starts, see the environment that they would see without this.
 function leaveNoTrace() {
   delete env.COHORTD_PEER_TOKEN;
+  delete env.COHORTD_LANE_FD;
   const own = `--require="${__filename.replace(/["\\]/g, "\\$&")}"`;
   const rest = `${env.NODE_OPTIONS ?? ""} `.replace(`${own} `, "").slice(0, -1);
   if (rest) env.NODE_OPTIONS = rest;
@@ -186,4 +191,77 @@ function listenToCohortd() {
 function idleOf(server) {
   const connections = server && Object.getOwnPropertySymbols(server).find((key) => key.description === "http.server.connections");
   return connections ? server[connections].idle().map(({ socket }) => socket) : [];
+}
+
+// Node's own end of the IPC: what it is made of, and what it takes, are to be had nowhere else without a warning.
+function rawChannel() {
+  const key = Object.getOwnPropertySymbols(process).find(({ description }) => description === "kChannelHandle");
+  return process[key];
+}
+
+// What a write is known by, as seen when a message is sent.
+function kindOfWrites(send) {
+  const channel = rawChannel();
+  const names = channel ? ["writeUtf8String", "writeBuffer"].filter((name) => typeof channel[name] === "function") : [];
+  let Write;
+  for (const name of names) {
+    const write = channel[name];
+    channel[name] = function (request, ...rest) {
+      Write = request.constructor;
+      return write.call(this, request, ...rest);
+    };
+  }
+  try {
+    send();
+  } finally {
+    for (const name of names) delete channel[name];
+  }
+  return Write;
+}
+
+// A byte says for which server a connection is that comes with it. It is taken without a word; one for which there is no
+// server any more, or that this has no room for, goes back to cohortd, which also takes back what nobody has read.
+function openLane(descriptor, Write) {
+  const cluster = require("node:cluster");
+  const { _getServer } = cluster;
+  const Pipe = rawChannel().constructor;
+  const pipe = new Pipe(2); // IPC
+  if (typeof _getServer !== "function" || typeof pipe.useUserBuffer !== "function" || pipe.open(descriptor)) return;
+  pipe.unref();
+
+  // The primary's answer has the number, what it is passed on to has the server.
+  const servers = []; // by number: [net.Server, what it listens with]
+  let answered;
+  process.prependListener("internalMessage", ({ cmd, act, key }) => {
+    if (cmd === "NODE_CLUSTER" && act === undefined && typeof key === "string") answered = key;
+  });
+  cluster._getServer = function (server, options, listen) {
+    return _getServer.call(this, server, options, function (error, handle) {
+      const [, number] = /^listen:(\d+)$/.exec(answered) ?? [];
+      if (number && handle) servers[number] = [server, handle];
+      return listen.apply(this, arguments);
+    });
+  };
+
+  // A connection is read at a time: with room for two bytes, Node does other things before the next one.
+  const bytes = Buffer.allocUnsafeSlow(2);
+  pipe.useUserBuffer(bytes);
+  pipe.pendingHandle = null;
+  pipe.onread = () => {
+    const connection = pipe.pendingHandle;
+    pipe.pendingHandle = null;
+    if (!connection) return;
+    const [server, handle] = servers[bytes[0]] ?? [];
+    const isOpen = handle && server._handle === handle && typeof handle.onconnection === "function";
+    const isFull = isOpen && server.maxConnections != null && server._connections >= server.maxConnections;
+    if (isOpen && !(isFull && !server.dropMaxConnection)) handle.onconnection(0, connection);
+    else giveBack(connection);
+  };
+  const giveBack = (connection) => {
+    const request = new Write();
+    request.oncomplete = () => connection.close();
+    if (pipe.writeLatin1String(request, "-", connection)) connection.close();
+  };
+  pipe.readStart();
+  process.send({ cmd: "COHORTD_LANE" }, () => {});
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,6 +16,7 @@ use std::process::Command;
 use memchr::memmem;
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use super::lane::Ends;
 use super::spawn::Plan;
 use crate::places;
 
@@ -25,6 +27,9 @@ const NAME: &str = concat!("hook-", env!("CARGO_PKG_VERSION"), ".cjs");
 
 /// The variable by which a worker hears how our header can be told from a client's.
 const TOKEN: &str = "COHORTD_PEER_TOKEN";
+
+/// The variable by which a worker hears which descriptor its lane is.
+const LANE: &str = "COHORTD_LANE_FD";
 
 /// Node's options in the environment.
 const OPTIONS: &str = "NODE_OPTIONS";
@@ -50,6 +55,20 @@ pub fn load_into(
     })?;
     command.env(OPTIONS, before(&file, options)?).env(TOKEN, token()?);
     Ok(())
+}
+
+/// A lane for a worker's program that will load it; the worker's end is added to the descriptors
+/// that it is `given`. `None`: it goes without.
+pub fn add_lane(command: &mut Command, given: &mut Vec<OwnedFd>) -> Option<Ends> {
+    let open = || -> io::Result<(Ends, OwnedFd)> {
+        let ends = Ends::new()?;
+        let copy = ends.theirs.try_clone()?;
+        Ok((ends, copy))
+    };
+    let (ends, copy) = open().ok()?;
+    command.env(LANE, copy.as_raw_fd().to_string());
+    given.push(copy);
+    Some(ends)
 }
 
 /// Whether a file that Node is told to read variables from has options for it. Node takes those

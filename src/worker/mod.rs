@@ -7,6 +7,7 @@ mod domain;
 pub mod held;
 mod hook;
 mod id;
+pub mod lane;
 pub mod marks;
 pub mod memory;
 pub mod notify;
@@ -16,6 +17,7 @@ pub mod spawn;
 pub mod wire;
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
@@ -32,6 +34,7 @@ pub use id::WorkerId;
 use crate::sync::lock;
 use cgroup::Cgroup;
 use channel::{Channel, ChannelError, Reader};
+use lane::Lane;
 use wire::action::{Ask, Said};
 use wire::cluster::{
     HandleReply, HandleType, Message, Ping, SockName, StickyConnection, WithHandle,
@@ -80,6 +83,9 @@ pub struct Known {
     /// Names of its custom actions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     actions: Vec<String>,
+    /// It takes connections by its lane.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    lane: bool,
 }
 
 /// A running worker, as everybody else sees it: something to send to.
@@ -95,6 +101,8 @@ pub struct Worker {
     pub cgroup: Option<Cgroup>,
     /// Its IPC, if it is one of Node's.
     channel: Option<Channel>,
+    /// Where connections are sent to it, if it takes them there.
+    lane: Option<Lane>,
     /// How long its event loop took to answer, and when it was asked since.
     pulse: Mutex<Pulse>,
     /// Its processor time when it was last looked at, in nanoseconds.
@@ -138,6 +146,7 @@ impl Worker {
             pid,
             cgroup,
             channel,
+            lane: None,
             pulse: Mutex::default(),
             cpu: AtomicU64::new(0),
             peer_token: known.peer_token.map(OnceLock::from).unwrap_or_default(),
@@ -149,9 +158,27 @@ impl Worker {
         }
     }
 
+    /// It has a lane, which it may never use.
+    ///
+    /// # Errors
+    /// The runtime can't watch it.
+    pub fn with_lane(mut self, ends: Option<lane::Ends>, known: &Known) -> io::Result<Worker> {
+        self.lane = ends.map(|ends| Lane::new(ends, known.lane)).transpose()?;
+        Ok(self)
+    }
+
     /// What it has said of itself.
     pub fn known(&self) -> Known {
-        Known { peer_token: self.peer_token().map(str::to_owned), actions: self.actions.known() }
+        Known {
+            peer_token: self.peer_token().map(str::to_owned),
+            actions: self.actions.known(),
+            lane: self.lane.as_ref().is_some_and(Lane::is_open),
+        }
+    }
+
+    /// Its lane, if it has one.
+    pub fn lane(&self) -> Option<&Lane> {
+        self.lane.as_ref()
     }
 
     /// Its IPC, if it is one of Node's.
@@ -454,6 +481,11 @@ impl Worker {
                 Incoming::Handle => self.send(&HandleReply::new(true)),
                 Incoming::HearsOfPeers(token) => {
                     self.peer_token.get_or_init(|| token.to_owned());
+                }
+                Incoming::TakesLane => {
+                    if let Some(lane) = &self.lane {
+                        lane.open();
+                    }
                 }
                 Incoming::FromHook(answer) => {
                     let (seq, answer) = answer.split_once(' ').unwrap_or((answer, ""));

@@ -18,6 +18,7 @@ use super::WorkerId;
 use super::cgroup::{self, Cgroup, Delegated, Limits};
 use super::domain;
 use super::hook;
+use super::lane::Ends;
 use super::notify::NotifySocket;
 use super::wire::Framing;
 use crate::config::Template;
@@ -89,6 +90,8 @@ pub struct Spawned {
     pub child: Child,
     /// Our end of Node's IPC.
     pub channel: Option<UnixStream>,
+    /// The lane that it may take connections by.
+    pub lane: Option<Ends>,
     /// Where its private socket listens.
     pub private: Option<OwnPath>,
     /// Everything that the process and its own processes are in, where that is to be had.
@@ -215,7 +218,7 @@ pub fn spawn(
     if let Some(watchdog) = plan.watchdog {
         command.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
     }
-    let (mut channel, mut private) = (None, None);
+    let (mut channel, mut private, mut lane) = (None, None, None);
     match plan.interface {
         Interface::Node(framing) => {
             let (ours, theirs) = UnixStream::pair().map_err(SpawnError::Channel)?;
@@ -223,13 +226,18 @@ pub fn spawn(
                 .env("NODE_CHANNEL_FD", theirs.as_raw_fd().to_string())
                 .env("NODE_CHANNEL_SERIALIZATION_MODE", framing.name())
                 .env("NODE_UNIQUE_ID", id.to_string());
-            command.preserved_fds(vec![theirs.into()]);
             channel = Some(ours);
-            if plan.knows_clients
-                && let Err(error) = hook::load_into(&mut command, plan, &env, &directory)
-            {
-                tracing::warn!(worker = id.0, %error, "sees 127.0.0.1 as its clients' address");
+            let mut for_it = vec![theirs.into()];
+            if plan.knows_clients {
+                match hook::load_into(&mut command, plan, &env, &directory) {
+                    Ok(()) => lane = hook::add_lane(&mut command, &mut for_it),
+                    Err(error) => {
+                        let what = "sees 127.0.0.1 as its clients' address";
+                        tracing::warn!(worker = id.0, %error, "{what}");
+                    }
+                }
             }
+            command.preserved_fds(for_it);
         }
         Interface::Socket => {
             let listen = || -> io::Result<(UnixListener, OwnPath)> {
@@ -264,7 +272,7 @@ pub fn spawn(
         path: env.get(OsStr::new("PATH")).cloned().unwrap_or_default(),
         source,
     })?;
-    Ok(Spawned { child, channel, private, cgroup, notify, streams })
+    Ok(Spawned { child, channel, lane, private, cgroup, notify, streams })
 }
 
 /// A worker's own streams in the journal. Without them its output goes where ours goes: that is the

@@ -27,6 +27,7 @@ mod import;
 #[path = "../../fuzz/src/lib.rs"]
 mod invariants;
 mod journal;
+mod lane;
 mod languages;
 mod layout;
 mod machine;

@@ -25,7 +25,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFuture;
 
-use super::choose::affinity_of_head;
+use super::choose::{Work, affinity_of_head};
 use super::counts::Retry;
 use super::fields::introduce_in;
 use super::front::{Front, Settings};
@@ -212,7 +212,9 @@ impl Connection<'_> {
         let Connection { front, from: Origin { listener, peer }, ends, .. } = *self;
         let begun = std::time::Instant::now();
         let affinity = affinity_of_head(&settings.route, peer, &self.unread[..plain.length]);
-        let Some(upstream) = front.at_once(&settings.route, listener, affinity) else {
+        let balance = settings.route.balance;
+        let picked = front.pick(listener, balance, affinity, Work::Repeatable, None);
+        let Some(upstream) = picked else {
             return Outcome::Failed(None); // whoever it is left to waits for one
         };
         let failed = |why| Outcome::Failed(Some(Tried { worker: upstream.worker.id, why }));

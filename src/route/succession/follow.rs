@@ -12,10 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::front::Front;
 use super::super::given::Origin;
-use super::super::handoff::watch;
 use super::super::upstream::{InFlight, ListenerId, Upstream};
 use super::wire::{Link, Outbox, ToPredecessor, ToSuccessor, VERSION, converse};
-use crate::listen::Client;
+use crate::listen::{Client, watch};
 use crate::sync::lock;
 use crate::worker::WorkerId;
 

@@ -85,10 +85,7 @@ impl Front {
         let mut sockets = Vec::with_capacity(open.len());
         for accepting in open {
             let Ok(Some((id, listener))) = accepting.await else { continue };
-            match listener.release() {
-                Ok(socket) => sockets.push((id, socket)),
-                Err(error) => tracing::error!(listener = id.0, %error, "a listener is lost"),
-            }
+            sockets.push((id, listener.release()));
         }
         sockets
     }
@@ -124,9 +121,14 @@ impl Front {
         doors.open.push(accepting);
     }
 
+    /// Whether nothing new is begun for which a worker is needed.
+    pub(super) fn is_settling(&self) -> bool {
+        *self.succession.settling.borrow()
+    }
+
     /// To be held while a worker's IPC is needed. Waits while the front-end settles.
     pub(super) async fn needs_a_worker(&self) -> Needing<'_> {
-        if *self.succession.settling.borrow() {
+        if self.is_settling() {
             // Its sender is ours.
             let _ = self.succession.settling.subscribe().wait_for(|settling| !settling).await;
         }

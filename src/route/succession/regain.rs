@@ -11,11 +11,10 @@ use rustix::net::{RecvFlags, getsockname};
 
 use super::super::front::Front;
 use super::super::given::Origin;
-use super::super::handoff::watch;
-use super::super::upstream::ListenerId;
+use super::super::upstream::{ListenerId, Upstream};
 use super::wire::Link;
 use crate::keeper;
-use crate::listen::{Client, descriptor};
+use crate::listen::{Client, descriptor, watch};
 use crate::worker::WorkerId;
 
 /// How long the keeper may take for one.
@@ -99,7 +98,7 @@ impl Front {
     async fn was_taken(&self, worker: WorkerId, inode: u64, client: &Client) -> bool {
         if let Some(upstream) = self.upstream(worker) {
             let has_heard = tokio::select! {
-                has_heard = upstream.worker.catches_up() => has_heard,
+                has_heard = upstream.worker.catches_up() => has_heard && has_taken(&upstream).await,
                 () = upstream.gone.cancelled() => true,
             };
             let look = move || upstream.look().iter().any(|taken| taken.inode == inode);
@@ -113,4 +112,10 @@ impl Front {
         let seen = rustix::net::recv(descriptor(client).as_fd(), &mut [0_u8], flags);
         !seen.is_ok_and(|(length, _)| length > 0)
     }
+}
+
+/// Whether a worker has taken all that was sent by its lane before, in a moment.
+async fn has_taken(upstream: &Upstream) -> bool {
+    let Some(lane) = upstream.worker.lane() else { return true };
+    tokio::time::timeout(PATIENCE, lane.is_empty()).await.is_ok()
 }

@@ -30,9 +30,9 @@ const STATE: &str = "state-";
 /// What the marks of channels are called there.
 const MARKS: &str = "marks";
 
-/// What a worker's descriptors are called there, with its number: its channel, its process and its
-/// `NOTIFY_SOCKET`.
-const WORKER: [&str; 3] = ["ipc-", "pid-", "notify-"];
+/// What a worker's descriptors are called there, with its number: its channel, its process, its
+/// `NOTIFY_SOCKET`, and both ends of its lane.
+const WORKER: [&str; 5] = ["ipc-", "pid-", "notify-", "lane-", "lane_end-"];
 
 /// What sockets that were opened for workers are called there, with a number.
 pub const SERVER: &str = "server-";
@@ -44,7 +44,8 @@ pub const PREDECESSOR: &str = "predecessor-";
 pub const KEEPER: &str = "keeper-";
 
 /// How everything is called that a predecessor leaves.
-const NAMES: [&str; 7] = [STATE, WORKER[0], WORKER[1], WORKER[2], SERVER, PREDECESSOR, KEEPER];
+const NAMES: [&str; 9] =
+    [STATE, WORKER[0], WORKER[1], WORKER[2], WORKER[3], WORKER[4], SERVER, PREDECESSOR, KEEPER];
 
 /// Descriptors that a predecessor has left, by name.
 pub type Kept = BTreeMap<String, OwnedFd>;
@@ -295,4 +296,14 @@ pub fn process_of(id: WorkerId) -> String {
 /// What a worker's `NOTIFY_SOCKET` is called there.
 pub fn notify_of(id: WorkerId) -> String {
     format!("{}{id}", WORKER[2])
+}
+
+/// What our end of a worker's lane is called there.
+pub fn lane_of(id: WorkerId) -> String {
+    format!("{}{id}", WORKER[3])
+}
+
+/// What the worker's end of it is called there.
+pub fn lane_end_of(id: WorkerId) -> String {
+    format!("{}{id}", WORKER[4])
 }

@@ -26,7 +26,7 @@ use crate::systemd::journal::Streams;
 use crate::worker::channel::Channel;
 use crate::worker::notify::{Notice, NotifySocket};
 use crate::worker::spawn::{Interface, SpawnError, Spawned, spawn};
-use crate::worker::{Worker, WorkerId, probe};
+use crate::worker::{Known, Worker, WorkerId, probe};
 
 /// What has run for so long has not failed to start.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -90,6 +90,10 @@ impl Process {
         if let Some(channel) = &spawned.channel {
             keep(estate::channel_of(id), channel.as_fd()).map_err(SpawnError::Channel)?;
         }
+        if let Some(lane) = &spawned.lane {
+            keep(estate::lane_of(id), lane.ours.as_fd()).map_err(SpawnError::Channel)?;
+            keep(estate::lane_end_of(id), lane.theirs.as_fd()).map_err(SpawnError::Channel)?;
+        }
         if let Some((notify, _)) = &spawned.notify {
             keep(estate::notify_of(id), notify.as_fd()).map_err(SpawnError::Channel)?;
         }
@@ -101,7 +105,10 @@ impl Process {
             _ => None,
         };
         let channel = channel.transpose().map_err(SpawnError::Channel)?;
-        let worker = Arc::new(Worker::new(id, slot, pid, spawned.cgroup, channel));
+        let worker = Worker::new(id, slot, pid, spawned.cgroup, channel)
+            .with_lane(spawned.lane, &Known::default())
+            .map_err(SpawnError::Channel)?;
+        let worker = Arc::new(worker);
         let parts = Parts {
             begun: Instant::now(),
             worker,
@@ -180,6 +187,8 @@ impl Process {
         });
         let spoke = self.adapter_spoke.clone();
         shared.spawn(node::read(worker, shared.clone(), spoke, awaits_ready));
+        let back = shared.front.clone().takes_what_comes_back(self.upstream.clone());
+        self.tasks.push(own(back));
         let limit = config.health.event_loop;
         if !limit.is_zero() {
             let (upstream, ready, shared) =

@@ -51,6 +51,8 @@ pub enum Incoming<'a> {
     },
     /// What we have loaded into it takes clients' addresses that come with this token.
     HearsOfPeers(&'a str),
+    /// What we have loaded into it takes connections by its lane.
+    TakesLane,
     /// It answers what it was asked, with words.
     FromHook(&'a str),
     /// A request of Node's cluster module; read it with [`super::cluster::Request`].
@@ -120,6 +122,7 @@ pub fn classify<'k>(keys: &'k Keys<'_>) -> Incoming<'k> {
         Some("COHORTD_PEER") => {
             return keys.data.str().map_or(Incoming::App, Incoming::HearsOfPeers);
         }
+        Some("COHORTD_LANE") => return Incoming::TakesLane,
         Some("COHORTD_ANSWER") => {
             return keys.data.str().map_or(Incoming::App, Incoming::FromHook);
         }
@@ -182,6 +185,7 @@ mod tests {
                 r#"SessionClosed("lv_VI97HAXpY6yYWAAAC")"#,
             ),
             (r#"{"cmd":"COHORTD_PEER","data":"0a1b2c"}"#, r#"HearsOfPeers("0a1b2c")"#),
+            (r#"{"cmd":"COHORTD_LANE"}"#, "TakesLane"),
             (r#"{"cmd":"COHORTD_ANSWER","data":"20 21"}"#, r#"FromHook("20 21")"#),
             // adapter 0.3
             (

@@ -21,8 +21,11 @@ use super::{ALL, ASK, BYE, Marks, RESTS, UNREAD};
 use crate::listen::Place;
 use crate::sys;
 
-/// As it is called in `ps`.
+/// As it is called in `ps`,
 const NAME: &CStr = c"cohortd-keeper";
+
+/// and when cohortd has ended, and nothing of it is left here but what is kept.
+const KEEPING: &CStr = c"cohortd-keeping";
 
 /// How long it waits for somebody who goes on, and for whoever goes on to read.
 const PATIENCE: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
@@ -53,6 +56,7 @@ impl Duty<'_> {
                 let _ = ManuallyDrop::new(descriptor);
             }
         });
+        let _ = rustix::thread::set_name(KEEPING);
         while self.hears() == Some(ASK) && self.pass() {}
     }
 

@@ -47,6 +47,25 @@ function lives(pid) {
   }
 }
 
+// The process that has the same descriptors, if there is one.
+const isKeeper = (keeper, parent) => {
+  try {
+    return readFileSync(`/proc/${keeper}/stat`, "latin1").startsWith(`${keeper} (cohortd-keeper) S ${parent} `);
+  } catch {
+    return false;
+  }
+};
+const keeperOf = (pid) => readdirSync("/proc").find((entry) => /^\d+$/.test(entry) && isKeeper(entry, pid));
+
+// It closes what it does not keep, and has another name then. That it has ended is seen just so.
+function closes(keeper) {
+  try {
+    return readFileSync(`/proc/${keeper}/comm`, "latin1") === "cohortd-keeper\n";
+  } catch {
+    return false;
+  }
+}
+
 run(async () => {
   let [paused, stopped, busy, fence] = [false, false, 0, null];
   const faults = [];
@@ -283,6 +302,7 @@ run(async () => {
       console.log("idle");
     },
     kill: (pid) => {
+      const keeper = keeperOf(pid);
       const from = Date.now();
       const connected = sockets.filter(polls);
       for (const work of underWay) work.struck = true;
@@ -294,7 +314,7 @@ run(async () => {
       try {
         process.kill(Number(pid), "SIGKILL");
       } catch {} // it has ended by itself
-      while (lives(pid));
+      while (lives(pid) || closes(keeper));
       // Until its ends of the kept connections have been read, which is after the next time that anything is.
       fence = pause(HEARD_MS).then(turn).then(turn);
       console.log(`killed ${from} ${Date.now()}`);

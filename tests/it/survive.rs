@@ -75,7 +75,7 @@ impl Host {
         };
         let mut known: BTreeSet<String> = fleet.values().map(|(_, pid)| pid.to_string()).collect();
         known.insert(main.clone());
-        let is_node = self.run("grep -q ^kind.*socket /etc/cohortd/myapp.toml").code != 0;
+        let is_node = self.run("grep -q ^kind /etc/cohortd/myapp.toml").code != 0;
         let keepers = self.keepers();
         known.extend(keepers.iter().cloned());
         let in_cgroup: BTreeSet<String> = self.all_processes().into_iter().collect();

@@ -248,7 +248,7 @@ impl Process {
             if mark.is_cut() {
                 cut = Some((socket, mark));
             } else {
-                channel = Some(Channel::new(socket.into(), framing, mark)?);
+                channel = Some(Channel::resume(socket.into(), framing, mark)?);
             }
         }
         let notify = take(estate::notify_of(id)).map(NotifySocket::of).transpose()?;
@@ -278,6 +278,8 @@ impl Process {
         process.cut = cut;
         if process.worker.channel().is_some() {
             process.speak_node(config, shared, left.adapters);
+            let worker = process.worker.clone();
+            shared.spawn(async move { worker.begin().await });
         }
         process.watch_memory(config.memory.recycle_at, shared);
         Ok(process)

@@ -361,6 +361,16 @@ impl Worker {
         self.ask_hook(|seq| ToHook::release(seq, &[])).await.is_some()
     }
 
+    /// Waits until a worker of a predecessor has answered all that was sent to it; then descriptors may
+    /// be. One that was not loaded with anything of ours can't be asked: it has read all of it, at least.
+    pub async fn begin(&self) {
+        let Some(channel) = &self.channel else { return };
+        if !self.catches_up().await {
+            channel.is_read().await;
+        }
+        channel.begin();
+    }
+
     /// The connections that it has accepted itself at this port or path, by its descriptors. `None`:
     /// it does not say.
     pub async fn connections(&self, at: &str) -> Option<Vec<(Spoken, RawFd)>> {

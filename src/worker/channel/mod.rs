@@ -7,6 +7,8 @@
 //!   is unacknowledged (else Node may take the wrong one);
 //! - a ping, a descriptor's frame without one, leaves when no descriptor is unacknowledged, and none
 //!   follows until it is answered (else Node may take that for the ping's);
+//! - on a channel that a predecessor had, neither leaves before the worker has answered all of that
+//!   one's: its answers have no numbers, and would be taken for those to ours;
 //! - a descriptor is kept until the worker has acknowledged it, and goes back to whoever sent it.
 //!
 //! What waits is bounded in bytes. A worker that lets it grow beyond is cut off: its queue can't
@@ -30,6 +32,7 @@ pub use self::reader::Reader;
 use super::marks::Mark;
 use super::wire::{FrameError, Framing};
 use crate::sync::lock;
+use crate::sys;
 
 /// What may wait for one worker, in bytes (64 MiB).
 const MAX_QUEUED: usize = 64 << 20;
@@ -81,10 +84,52 @@ impl Channel {
         framing: Framing,
         mark: Mark,
     ) -> io::Result<Channel> {
+        Channel::of(stream, framing, mark, Outbox::default())
+    }
+
+    /// The same for a channel that a predecessor had, who has been answered at [`Channel::begin`].
+    ///
+    /// # Errors
+    /// The runtime can't watch it.
+    pub fn resume(
+        stream: std::os::unix::net::UnixStream,
+        framing: Framing,
+        mark: Mark,
+    ) -> io::Result<Channel> {
+        Channel::of(stream, framing, mark, Outbox::inherited())
+    }
+
+    fn of(
+        stream: std::os::unix::net::UnixStream,
+        framing: Framing,
+        mark: Mark,
+        out: Outbox,
+    ) -> io::Result<Channel> {
         stream.set_nonblocking(true)?;
         let stream = UnixStream::from_std(stream)?;
         let (wake, answered, room) = (Notify::new(), Notify::new(), Notify::new());
-        Ok(Channel { stream, framing, mark, out: Mutex::default(), wake, answered, room })
+        Ok(Channel { stream, framing, mark, out: Mutex::new(out), wake, answered, room })
+    }
+
+    /// All that a predecessor has sent is answered: descriptors may leave.
+    pub fn begin(&self) {
+        self.lock().begin();
+        self.wake.notify_one();
+        self.answered.notify_waiters();
+        self.room.notify_waiters();
+    }
+
+    /// Ends when the worker has read all that was sent to it, as seen at any moment.
+    pub async fn is_read(&self) {
+        while let Ok(ready) = self.stream.ready(Interest::WRITABLE).await {
+            if ready.is_write_closed() || sys::unsent(&self.stream).is_ok_and(|left| left == 0) {
+                return;
+            }
+            // What it reads next is told as room for more.
+            let _ = self.stream.try_io(Interest::WRITABLE, || -> io::Result<()> {
+                Err(io::ErrorKind::WouldBlock.into())
+            });
+        }
     }
 
     /// What says whether it is between two frames.
@@ -260,6 +305,38 @@ mod tests {
 
     fn descriptor() -> OwnedFd {
         Socket::pair().expect("a pair").0.into()
+    }
+
+    /// The answer to a predecessor's ping is not taken for one to a descriptor, which would be sent again.
+    #[tokio::test]
+    async fn no_descriptor_leaves_before_a_predecessor_is_answered() {
+        let (ours, mut theirs) = Socket::pair().expect("a pair");
+        theirs.set_nonblocking(true).expect("a socket");
+        let channel = Channel::resume(ours, Framing::Json, Mark::default()).expect("watched");
+        channel.stream.writable().await.expect("a socket");
+        assert!(!channel.has_room());
+        let mut sending = pin!(channel.send_handle(Bytes::from_static(b"one\n"), descriptor()));
+        assert!(!is_over(&mut sending).await);
+        channel.send(Bytes::from_static(b"question\n"));
+        channel.flush().expect("a socket");
+        assert_eq!(read(&mut theirs), "question\n");
+        channel.acknowledged(false);
+        channel.begin();
+        channel.flush().expect("a socket");
+        assert_eq!(read(&mut theirs), "one\n");
+        channel.acknowledged(true);
+        assert!(sending.await.arrived);
+    }
+
+    #[tokio::test]
+    async fn a_worker_has_read_when_nothing_is_left() {
+        let (channel, mut theirs) = channel().await;
+        channel.send(Bytes::from_static(b"one\n"));
+        channel.flush().expect("a socket");
+        let mut reading = pin!(channel.is_read());
+        assert!(!is_over(&mut reading).await);
+        assert_eq!(read(&mut theirs), "one\n");
+        reading.await;
     }
 
     #[tokio::test]

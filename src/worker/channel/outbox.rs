@@ -39,6 +39,9 @@ pub(super) struct Outbox {
     /// A ping, or a frame with a descriptor that left in parts, is among them: no other descriptor
     /// until all are acknowledged.
     alone: bool,
+    /// The worker may have yet to answer what a predecessor has sent: no descriptor, no ping, and what
+    /// it answers is not to anything of ours.
+    inherited: bool,
     /// To be sent when nothing is unacknowledged.
     ping: Option<Bytes>,
     end: Option<End>,
@@ -121,13 +124,26 @@ pub(super) enum Flushed {
 }
 
 impl Outbox {
+    /// That of a predecessor, until [`Outbox::begin`].
+    pub(super) fn inherited() -> Outbox {
+        Outbox { inherited: true, ..Outbox::default() }
+    }
+
+    /// All that a predecessor has sent is answered.
+    pub(super) fn begin(&mut self) {
+        self.inherited = false;
+    }
+
     /// Queues a frame, or gives it back when the channel has ended.
     pub(super) fn push(&mut self, frame: Frame) -> Result<(), Frame> {
         if self.end.is_some() {
             return Err(frame);
         }
         self.bytes += frame.cost();
-        self.queue.push_back(frame);
+        // What waits to begin must not hold up the question that is asked for it.
+        let held = self.inherited && !frame.carries_handle();
+        let at = self.queue.iter().position(Frame::carries_handle).filter(|_| held);
+        self.queue.insert(at.unwrap_or(self.queue.len()), frame);
         Ok(())
     }
 
@@ -140,7 +156,7 @@ impl Outbox {
 
     /// The worker's word on what it has yet to answer; whether there is something to be sent.
     pub(super) fn acknowledged(&mut self, arrived: bool) -> Option<bool> {
-        let frame = self.unacknowledged.pop_front()?;
+        let frame = self.unacknowledged.pop_front()?; // none while it is inherited
         self.alone &= !self.unacknowledged.is_empty();
         if let Kind::Handle(mut handle) = frame.kind {
             handle.tries += 1;
@@ -189,12 +205,13 @@ impl Outbox {
     /// Whether a descriptor has to wait for an acknowledgement.
     fn holds_back(&self) -> bool {
         let waiting = self.unacknowledged.len();
-        waiting >= MAX_UNACKNOWLEDGED || (self.alone && waiting > 0)
+        self.inherited || waiting >= MAX_UNACKNOWLEDGED || (self.alone && waiting > 0)
     }
 
     /// Sends until nothing is left or something has to be waited for (`WouldBlock`: the socket).
     pub(super) fn flush(&mut self, socket: impl AsFd, mark: &Mark) -> io::Result<Flushed> {
         if self.sent == 0
+            && !self.inherited
             && self.unacknowledged.is_empty()
             && let Some(bytes) = self.ping.take()
         {

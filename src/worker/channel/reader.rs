@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use bytes::{Bytes, BytesMut};
 use rustix::net::{RecvAncillaryBuffer, RecvFlags};
 use tokio::io::Interest;
+use tokio::task::coop::consume_budget;
 
 use super::outbox::End;
 use super::{Channel, ChannelError};
@@ -39,34 +40,47 @@ impl Reader {
             if let Some(length) = self.decoder.next(&self.buffer)? {
                 return Ok(Some(self.buffer.split_to(length).freeze()));
             }
-            let (scratch, decoder) = (&mut self.scratch[..], &self.decoder);
-            let is_within = !self.buffer.is_empty();
-            let receive = || {
-                // What is taken are whole frames, so that there is no moment in which a kill cuts one.
-                let whole = match is_within {
-                    true => 0,
-                    false => decoder.whole(peek(channel.stream.as_fd(), scratch)?),
-                };
-                if whole > 0 {
-                    return receive(channel.stream.as_fd(), &mut scratch[..whole]);
-                }
-                channel.mark.read_whole(false); // one that is larger, or the end
-                receive(channel.stream.as_fd(), scratch)
-            };
-            let read = channel.stream.async_io(Interest::READABLE, receive).await;
+            consume_budget().await;
+            channel.stream.ready(Interest::READABLE).await?;
+            let mut read = Err(io::ErrorKind::WouldBlock.into());
+            // What this ends with only says whether there may be more before the kernel says so.
+            let _ = channel.stream.try_io(Interest::READABLE, || {
+                read = self.receive(channel);
+                let has_more = read.as_ref().is_ok_and(|taken| taken.has_more);
+                has_more.then_some(()).ok_or_else(|| io::ErrorKind::WouldBlock.into())
+            });
             if channel.lock().end() == Some(End::Slow) {
                 return Err(ChannelError::Slow);
             }
             match read {
-                Ok(0) => return Ok(None),
-                Ok(n) => {
-                    self.take(n);
+                Ok(Taken { length: 0, .. }) => return Ok(None),
+                Ok(Taken { length, .. }) => {
+                    self.take(length);
                     channel.mark.read_whole(self.decoder.ends_whole(&self.buffer));
                 }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
                 Err(e) => return Err(e.into()),
             }
         }
+    }
+
+    /// Receives into the scratch space. What is taken are whole frames, so that there is no moment in
+    /// which a kill cuts one.
+    fn receive(&mut self, channel: &Channel) -> io::Result<Taken> {
+        let (socket, scratch) = (channel.stream.as_fd(), &mut self.scratch[..]);
+        if self.buffer.is_empty() {
+            let seen = peek(socket, scratch)?.len();
+            let whole = self.decoder.whole(&scratch[..seen]);
+            if whole > 0 {
+                let has_more = seen > whole || seen == scratch.len();
+                let (length, is_cut) = receive(socket, &mut scratch[..whole])?;
+                return Ok(Taken { length, has_more: is_cut || has_more });
+            }
+        }
+        channel.mark.read_whole(false); // one that is larger, or the end
+        let (length, is_cut) = receive(socket, scratch)?;
+        Ok(Taken { length, has_more: is_cut || length == self.scratch.len() })
     }
 
     /// Takes what has been read. Room is made by doubling, but never for more than the largest frame
@@ -83,20 +97,27 @@ impl Reader {
     }
 }
 
+/// What was received.
+struct Taken {
+    length: usize,
+    /// There may be more already.
+    has_more: bool,
+}
+
 /// What can be received, without taking it.
 fn peek(socket: impl AsFd, into: &mut [u8]) -> io::Result<&[u8]> {
     let (_, seen) = rustix::net::recv(socket, &mut *into, RecvFlags::PEEK)?;
     Ok(&into[..seen])
 }
 
-/// Receives bytes. Descriptors that a worker sends are of no use to its primary: they are closed
-/// at once, however many there are.
-fn receive(socket: impl AsFd, into: &mut [u8]) -> io::Result<usize> {
+/// Receives bytes, and whether the kernel ended because a descriptor came with them. Those that a
+/// worker sends are of no use to its primary: they are closed at once, however many there are.
+fn receive(socket: impl AsFd, into: &mut [u8]) -> io::Result<(usize, bool)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(32))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut slices = [IoSliceMut::new(into)];
     let received =
         rustix::net::recvmsg(socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    control.drain().for_each(drop);
-    Ok(received.bytes)
+    let is_cut = control.drain().count() > 0;
+    Ok((received.bytes, is_cut))
 }

@@ -188,8 +188,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut worker_id = None;
-                while let Some(key) = map.next_key::<Cow<'_, str>>()? {
-                    if key == "workerId" {
+                while let Some(IsWorkerId(is_it)) = map.next_key()? {
+                    if is_it {
                         // One level only: a nested object's own workerId is not ours.
                         worker_id = map.next_value::<Flat>()?.0;
                     } else {
@@ -200,6 +200,25 @@ impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
             }
         }
         de.deserialize_any(Look)
+    }
+}
+
+/// Whether a key is `workerId`.
+struct IsWorkerId(bool);
+
+impl<'de> Deserialize<'de> for IsWorkerId {
+    fn deserialize<D: Deserializer<'de>>(de: D) -> Result<Self, D::Error> {
+        struct Key;
+        impl Visitor<'_> for Key {
+            type Value = IsWorkerId;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+            fn visit_str<E: Error>(self, v: &str) -> Result<IsWorkerId, E> {
+                Ok(IsWorkerId(v == "workerId"))
+            }
+        }
+        de.deserialize_str(Key)
     }
 }
 

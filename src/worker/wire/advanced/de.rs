@@ -209,6 +209,11 @@ impl<'a> Reader<'a> {
     }
 
     fn skip(&mut self) -> Result<(), Error> {
+        if let b'"' | b'c' | b'S' = self.peek_tag()? {
+            self.at += 1;
+            let length = self.varint()?;
+            return self.take(length).map(drop); // whatever letters it is
+        }
         match self.token()? {
             Token::Pairs { end, counts } => self.deeper(|r| r.skip_pairs(end, counts)),
             Token::Sparse(_) => self.deeper(|r| r.skip_pairs(b'@', 2)),

@@ -15,7 +15,7 @@ const server = http.createServer((req, res) => {
     left = Number(searchParams.get("times"));
     again();
   }
-  const handles = process._getActiveHandles().length;
+  const handles = process._getActiveHandles().filter((handle) => handle.constructor.name !== "Socket").length;
   res.end(JSON.stringify({ pid: process.pid, port: req.socket.remotePort, messages, handles }));
 });
 if (MAX) server.maxConnections = Number(MAX);

@@ -98,7 +98,10 @@ impl Front {
     async fn was_taken(&self, worker: WorkerId, inode: u64, client: &Client) -> bool {
         if let Some(upstream) = self.upstream(worker) {
             let has_heard = tokio::select! {
-                has_heard = upstream.worker.catches_up() => has_heard && has_taken(&upstream).await,
+                has_heard = async {
+                    // In this order: what it takes off its lane it has when it answers.
+                    has_taken(&upstream).await && upstream.worker.catches_up().await
+                } => has_heard,
                 () = upstream.gone.cancelled() => true,
             };
             let look = move || upstream.look().iter().any(|taken| taken.inode == inode);

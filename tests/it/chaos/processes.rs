@@ -13,14 +13,19 @@ pub(super) fn of_app(name: &str) -> Vec<i32> {
 }
 
 /// Processes of an app that are neither one of its workers nor a worker's own child, and children
-/// of its cohortd, ended ones too, that are no workers.
+/// of its cohortd, ended ones too, that are neither workers nor its keeper.
 pub(super) fn strangers(name: &str, cohortd: i32, workers: &[i32]) -> Vec<i32> {
     let is_a_worker_s = |pid: &i32| {
         workers.contains(pid) || parent(*pid).is_some_and(|parent| workers.contains(&parent))
     };
     let left = of_app(name).into_iter().filter(|pid| !is_a_worker_s(pid));
     let children = all().into_iter().filter(|pid| parent(*pid) == Some(cohortd));
-    left.chain(children.filter(|pid| !workers.contains(pid))).collect()
+    left.chain(children.filter(|pid| !workers.contains(pid) && !is_keeper(*pid))).collect()
+}
+
+/// Whether it keeps connections for when cohortd is killed.
+pub(super) fn is_keeper(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "cohortd-keeper\n")
 }
 
 fn all() -> Vec<i32> {

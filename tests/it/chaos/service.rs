@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use super::answers::{Answer, ask};
 use super::journal::{Journal, reload_said};
 use super::now;
-use super::processes::parent;
+use super::processes::{is_keeper, parent};
 use super::way::{Way, Worker};
 use crate::app::{Spec, until};
 
@@ -195,11 +195,6 @@ fn cgroups() -> BTreeMap<String, Vec<i32>> {
         found.insert(name, processes.lines().filter_map(|pid| pid.parse().ok()).collect());
     }
     found
-}
-
-/// Whether it keeps connections for when cohortd is killed.
-fn is_keeper(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "cohortd-keeper\n")
 }
 
 fn main_pid() -> i32 {

@@ -37,7 +37,8 @@ fn the_handle_is_up_whenever_the_app_is() {
         // So it is where somebody starts the service by its own name.
         host.ok("systemctl stop myapp");
         host.ok("systemctl start myapp");
-        host.ok("systemctl is-active myapp@cluster");
+        let is_up = || host.run("systemctl is-active myapp@cluster").code == 0;
+        host.is_soon("up behind its service", is_up); // in a job of its own
     });
 }
 

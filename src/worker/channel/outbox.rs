@@ -39,9 +39,11 @@ pub(super) struct Outbox {
     /// A ping, or a frame with a descriptor that left in parts, is among them: no other descriptor
     /// until all are acknowledged.
     alone: bool,
-    /// The worker may have yet to answer what a predecessor has sent: no descriptor, no ping, and what
-    /// it answers is not to anything of ours.
+    /// The worker may have yet to answer what a predecessor has sent: no descriptor leaves, no ping, and
+    /// what it answers is not to anything of ours.
     inherited: bool,
+    /// What waits for the end of that. It holds up nothing else.
+    held: Vec<Frame>,
     /// To be sent when nothing is unacknowledged.
     ping: Option<Bytes>,
     end: Option<End>,
@@ -132,6 +134,7 @@ impl Outbox {
     /// All that a predecessor has sent is answered.
     pub(super) fn begin(&mut self) {
         self.inherited = false;
+        self.queue.extend(self.held.drain(..));
     }
 
     /// Queues a frame, or gives it back when the channel has ended.
@@ -140,10 +143,10 @@ impl Outbox {
             return Err(frame);
         }
         self.bytes += frame.cost();
-        // What waits to begin must not hold up the question that is asked for it.
-        let held = self.inherited && !frame.carries_handle();
-        let at = self.queue.iter().position(Frame::carries_handle).filter(|_| held);
-        self.queue.insert(at.unwrap_or(self.queue.len()), frame);
+        match self.inherited && frame.carries_handle() {
+            true => self.held.push(frame),
+            false => self.queue.push_back(frame),
+        }
         Ok(())
     }
 
@@ -178,7 +181,8 @@ impl Outbox {
         self.end.get_or_insert(end);
         self.bytes = 0;
         self.sent = 0;
-        let queued = std::mem::take(&mut self.queue);
+        let queued =
+            std::mem::take(&mut self.queue).into_iter().chain(std::mem::take(&mut self.held));
         std::mem::take(&mut self.unacknowledged).into_iter().chain(queued)
     }
 
@@ -194,7 +198,7 @@ impl Outbox {
 
     /// Whether all has left and been acknowledged.
     pub(super) fn is_settled(&self) -> bool {
-        self.queue.is_empty() && self.unacknowledged.is_empty()
+        self.queue.is_empty() && self.held.is_empty() && self.unacknowledged.is_empty()
     }
 
     /// Whether a descriptor leaves as soon as it is sent.

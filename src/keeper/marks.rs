@@ -17,7 +17,7 @@ const DESCRIPTORS: usize = 1 << 20;
 /// Nothing is under way on the connection.
 const RESTS: u64 = 1;
 
-/// By descriptor: the inode, shifted, and [`RESTS`].
+/// By descriptor: the inode, shifted, and `RESTS`.
 #[derive(Debug, Clone, Copy)]
 pub struct Marks(&'static [AtomicU64]);
 

@@ -25,7 +25,8 @@
 //! | [`ctl`] | `cohortctl`, one file a command |
 //! | [`man`] | the man pages of both programs |
 //!
-//! What decides is pure (`config::Template`, `route::{affinity, head, table, websocket}`, `worker::wire`,
+//! What decides is pure (`config::Template`, `route::{affinity, head, table, websocket}`,
+//! `route::plain::{field, request, response}`, `worker::wire`,
 //! `supervisor::fleet`, `relay::{fanout, envelope}`, `relay::bus::{hosts, parts, queue, wire}`,
 //! `metrics::{text, prom_client}`): no clock, no runtime, no system call; a test sees to it. The
 //! others do what was decided.

@@ -52,8 +52,10 @@ impl Diff {
             match takes {
                 Takes::Reload => format!("systemctl reload {app}"),
                 Takes::Add => format!("cohortctl add {app} && systemctl reload {app}"),
-                Takes::Restart =>
-                    format!("cohortctl add {app} && systemctl restart {app}.socket {app}"),
+                Takes::Restart => format!(
+                    "cohortctl add {app} && systemctl stop {app}.socket {app} && systemctl start \
+                     {app}"
+                ),
             }
         );
         Ok(())

@@ -179,12 +179,16 @@ impl Front {
     /// The worker can be sent requests from now on.
     pub fn add(&self, upstream: Arc<Upstream>) {
         upstream.begin_to_serve();
-        self.workers.send_modify(|workers| workers.push(upstream));
+        self.workers.send_modify(|workers| workers.push(upstream.clone()));
+        self.tell_of_worker(&upstream);
     }
 
-    /// A worker that can be sent requests has opened a server: one may have waited for that.
-    pub fn serves_again(&self) {
-        self.workers.send_modify(|_| {});
+    /// A worker has opened a server: if it can be sent requests, one may have waited for that.
+    pub fn serves_again(&self, upstream: &Upstream) {
+        if self.upstream(upstream.worker.id).is_some() {
+            self.workers.send_modify(|_| {});
+            self.tell_of_worker(upstream);
+        }
     }
 
     /// The worker can't be sent requests any more.

@@ -195,9 +195,14 @@ impl Upstream {
         self.on_trial.load(Ordering::Relaxed)
     }
 
+    /// Whether it takes new work.
+    pub(super) fn is_open(&self) -> bool {
+        !self.draining.load(Ordering::Relaxed)
+    }
+
     /// Whether it takes new work for this listener.
     pub(super) fn takes_new(&self, listener: ListenerId) -> bool {
-        !self.draining.load(Ordering::Relaxed) && self.serves(listener)
+        self.is_open() && self.serves(listener)
     }
 
     /// It serves from now on.

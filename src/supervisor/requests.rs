@@ -118,7 +118,7 @@ impl Supervisor {
         if new.listen != now.listen {
             return Err(format!(
                 "{}: listen has changed, and sockets stay as they are in a reload: run `cohortctl \
-                 add {app}` and `systemctl restart {app}.socket {app}`",
+                 add {app}`, `systemctl stop {app}.socket {app}` and `systemctl start {app}`",
                 new.file.display(),
                 app = new.app,
             ));

@@ -420,7 +420,6 @@ impl Supervisor {
             Event::Query(query) => {
                 if let Some((listeners, key)) = self.servers.query(&process.worker, query) {
                     process.upstream.open_server(&listeners, &key);
-                    self.shared.front.serves_again();
                     if let Some(at) = self.servers.shared_at(&listeners) {
                         if process.worker.peer_token().is_none() {
                             tracing::warn!(
@@ -431,6 +430,7 @@ impl Supervisor {
                         }
                         process.upstream.listens_itself(at);
                     }
+                    self.shared.front.serves_again(&process.upstream);
                 }
             }
             Event::Listening(port) => {

@@ -119,11 +119,12 @@ fn a_client_that_reads_no_more_is_ended() {
 
 #[test]
 fn a_client_that_reads_slowly_is_not() {
-    let app = web("[limits]\nsend_timeout = \"500ms\"").start();
+    let app = web("[limits]\nsend_timeout = \"2s\"").start();
     let mut wire = asks_for_much(&app);
-    // Far from enough for the kernel to say that there is room again.
-    for _ in 0..30 {
-        wire.exactly(4096).expect("more");
+    // Far from enough for the kernel to say that there is room again. It also takes its time to send
+    // more to a window that stays as small as this one: probes of it, up to 0.8 s apart.
+    for _ in 0..60 {
+        wire.exactly(8192).expect("more");
         thread::sleep(Duration::from_millis(100));
     }
     let state = Wire::open(app.address()).get("/state").json();

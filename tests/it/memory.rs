@@ -71,7 +71,7 @@ fn hog(host: &Host, toml: &str) {
     }
     let config = host.ok(&format!("cat {plain}"));
     host.write("/etc/cohortd/myapp.toml", &format!("{config}\n{PATIENT}\n{toml}\n"));
-    host.ok("systemctl restart myapp.socket myapp@cluster");
+    host.ok("systemctl restart myapp@cluster");
     is_up(host, 1, 2);
 }
 

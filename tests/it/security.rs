@@ -161,7 +161,7 @@ fn apps_have_what_they_need() {
             );
             host.write(FILE, &toml);
             host.ok("cohortctl add myapp --user myapp");
-            host.ok("systemctl restart myapp.socket myapp");
+            host.ok("systemctl restart myapp");
             let said = host.get("http://127.0.0.1:8080");
             let said: Value = serde_json::from_str(&said).expect("JSON");
             assert_eq!(said["lacking"], json!({}), "{version}");

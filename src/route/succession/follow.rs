@@ -61,8 +61,19 @@ impl Front {
         });
         let mut predecessors = lock(&self.succession.predecessors);
         predecessors.retain(|predecessor| !predecessor.following.is_finished());
-        predecessors.push(Predecessor { out, leave, following });
+        // Of those that are added meanwhile it hears twice.
+        predecessors.push(Predecessor { out: out.clone(), leave, following });
+        drop(predecessors);
+        for upstream in self.workers.borrow().iter().filter(|upstream| upstream.is_open()) {
+            out.put(&serves(upstream), None);
+        }
         Ok(())
+    }
+
+    /// Predecessors hear of a worker that requests can be sent to: what they still have to finish may
+    /// need another one than those that they know.
+    pub(in crate::route) fn tell_of_worker(&self, upstream: &Upstream) {
+        self.succession.tell_predecessors(&serves(upstream));
     }
 
     /// Follows its predecessors no longer: gives back the sockets of those that still have something
@@ -77,6 +88,17 @@ impl Front {
             }
         }
         sockets
+    }
+}
+
+fn serves(upstream: &Upstream) -> ToPredecessor {
+    let worker = &upstream.worker;
+    ToPredecessor::Serves {
+        worker: worker.id.0,
+        slot: worker.slot,
+        pid: worker.pid,
+        known: worker.known(),
+        doors: upstream.doors(),
     }
 }
 

@@ -14,11 +14,11 @@ use super::super::front::Front;
 use super::super::given::Origin;
 use super::super::half_close::FromClient;
 use super::super::stall::Impatient;
-use super::super::upstream::ListenerId;
+use super::super::upstream::{ListenerId, Upstream};
 use super::wire::{Link, Outbox, PART, ToPredecessor, ToSuccessor, VERSION, converse};
 use crate::listen::{Client, release};
 use crate::sync::lock;
-use crate::worker::WorkerId;
+use crate::worker::{Worker, WorkerId};
 
 /// Whoever everything is passed on to.
 #[derive(Debug, Default)]
@@ -168,7 +168,7 @@ impl Front {
         successor.pass(client, &ToSuccessor::Kept { listener, peer });
     }
 
-    fn on_successor(self: &Arc<Self>, successor: &Successor, bytes: &[u8]) {
+    fn on_successor(self: &Arc<Self>, successor: &Arc<Successor>, bytes: &[u8]) {
         match serde_json::from_slice(bytes) {
             Ok(ToPredecessor::Follow { version }) => {
                 tracing::debug!(version, "there is a successor");
@@ -180,6 +180,19 @@ impl Front {
                 if let Some(answer) = lock(&successor.asked).remove(&id) {
                     let _ = answer.send(taken); // its client may have gone
                 }
+            }
+            Ok(ToPredecessor::Serves { worker, slot, pid, known, doors }) => {
+                let id = WorkerId(worker);
+                if let Some(upstream) = self.upstream(id) {
+                    upstream.open_doors(doors);
+                    return self.serves_again(&upstream);
+                }
+                // Its IPC is the successor's.
+                let worker = Worker::resume(id, slot, pid, None, None, known, 0);
+                let upstream = Arc::new(Upstream::new(Arc::new(worker), self.slot(slot)));
+                upstream.open_doors(doors);
+                upstream.is_counted_by(successor.clone());
+                self.add(upstream);
             }
             Ok(ToPredecessor::Gone { worker }) => self.remove(WorkerId(worker)),
             Ok(ToPredecessor::SessionEnded { sid, worker }) => {

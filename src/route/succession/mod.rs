@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! close_doors, settled ─▶ pass_on ──▶ fresh and kept connections, what is in flight ──▶ follow
-//!                         passed_on ◀─ workers and sessions that are gone, stop ◀───────
+//!                         passed_on ◀─ workers that come and go, sessions that end, stop ◀──
 //! ```
 //! A request and its response belong to one front-end. The one that leaves (the predecessor) finishes
 //! those that it has begun, and passes each connection on as soon as nothing is under way on it; the

@@ -23,7 +23,9 @@ use tokio::net::UnixDatagram;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::route::upstream::Doors;
 use crate::sync::lock;
+use crate::worker::Known;
 
 /// Of what is said here.
 pub(super) const VERSION: u32 = 1;
@@ -66,6 +68,8 @@ pub(in crate::route) enum ToPredecessor {
     Follow { version: u32 },
     /// Whether the worker has taken it.
     HandedOver { id: u64, taken: bool },
+    /// There is a worker that requests can be sent to, or one has another way in.
+    Serves { worker: u64, slot: usize, pid: u32, known: Known, doors: Doors },
     /// The worker can't be sent to any more.
     Gone { worker: u64 },
     /// A session is over, whatever its worker says.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -66,7 +67,7 @@ impl App {
 
     /// A front-end with these lines of configuration, which knows the worker unless it `is_alone`.
     pub(super) fn front(&self, place: &Place, lines: &str, is_alone: bool) -> Side {
-        let side = self.side(place, lines, None);
+        let side = self.side(1, place, lines, None);
         if !is_alone {
             self.join(&side);
         }
@@ -75,19 +76,34 @@ impl App {
 
     /// It has a worker from now on.
     pub(super) fn join(&self, side: &Side) {
-        side.worker.open_private(self.folder.path().join("worker"));
+        self.join_at(side, "worker");
+    }
+
+    /// That is somebody else's, who listens at this path in the app's folder.
+    pub(super) fn join_at(&self, side: &Side, path: &str) {
+        side.worker.open_private(self.path(path));
         side.front.add(side.worker.clone());
     }
 
-    /// One that knows no worker yet; this is its worker's IPC.
-    pub(super) fn side(&self, place: &Place, lines: &str, channel: Option<Channel>) -> Side {
+    pub(super) fn path(&self, path: &str) -> PathBuf {
+        self.folder.path().join(path)
+    }
+
+    /// One that knows no worker yet; the first will have this number, and this is its IPC.
+    pub(super) fn side(
+        &self,
+        number: u64,
+        place: &Place,
+        lines: &str,
+        channel: Option<Channel>,
+    ) -> Side {
         let text = format!("exec = ['worker']\nlisten = ['8080']\n{lines}\n");
         let file = self.folder.path().join("app.toml");
         let config = Config::parse(&file, &text).expect("a good configuration");
         let tls = Tls::load(&config).expect("a certificate, if any");
         let front = Front::new(&config, tls, vec![place.clone()]).expect("a front-end");
         let front = Arc::new(front);
-        let worker = Arc::new(Worker::new(WorkerId(1), 0, std::process::id(), None, channel));
+        let worker = Arc::new(Worker::new(WorkerId(number), 0, std::process::id(), None, channel));
         let worker = Arc::new(Upstream::new(worker, front.slot(0)));
         Side { front, worker }
     }

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use super::super::wire::{Link, Outbox, ToPredecessor, ToSuccessor, converse};
 use super::app::{App, LIMIT, Side, filling, packets, succeed, sum, unread, until};
-use super::talk::{Talk, get, post};
+use super::talk::{Talk, get, get_empty, post};
 use crate::listen::Listener;
 use crate::route::ListenerId;
 use crate::route::given::{Origin, Speaks};
@@ -365,6 +367,29 @@ async fn it_settles_when_no_request_waits_for_a_worker() {
     assert_eq!(first.worker.requests(), 0);
     first.front.go_on();
     assert_eq!(client.hear().await, filling(1, 100));
+}
+
+/// By the bytes of plain requests, and as hyper serves others.
+#[tokio::test]
+async fn a_request_whose_worker_ends_goes_to_one_that_comes_later() {
+    for request in [get, get_empty] {
+        let app = App::start();
+        let ill = UnixListener::bind(app.path("ill")).expect("bound");
+        let (first, place) = app.open_with("kind = 'socket'", true);
+        app.join_at(&first, "ill");
+        let mut client = Talk::to(place).await;
+        client.send(request("/fill/1/100")).await;
+        let (mut asked, _) = ill.accept().await.expect("a connection");
+        asked.read_u8().await.expect("a request");
+        let second = app.side(2, &first.front.places[0], "kind = 'socket'", None);
+        succeed(&first, &second).await;
+        second.front.remove(first.worker.worker.id);
+        drop((asked, ill));
+        until("it waits for another", || first.worker.in_flight() == 0).await;
+        app.join(&second);
+        assert_eq!(client.hear().await, filling(1, 100));
+        passed_on(&first).await;
+    }
 }
 
 #[tokio::test]

@@ -22,19 +22,19 @@ use crate::worker::marks::Mark;
 use crate::worker::wire::Framing;
 
 /// A front-end before such a worker, and how many connections that was given.
-fn side(app: &App, place: &Place) -> (Side, Arc<AtomicUsize>) {
-    let (side, theirs) = connected(app, place);
+fn side(app: &App, number: u64, place: &Place) -> (Side, Arc<AtomicUsize>) {
+    let (side, theirs) = connected(app, number, place);
     let given = Arc::<AtomicUsize>::default();
     tokio::spawn(work(theirs, app.work.clone(), given.clone()));
     (side, given)
 }
 
 /// A front-end before a worker whose end of the channel is this.
-fn connected(app: &App, place: &Place) -> (Side, UnixStream) {
+fn connected(app: &App, number: u64, place: &Place) -> (Side, UnixStream) {
     let (ours, theirs) = StdStream::pair().expect("a pair");
     theirs.set_nonblocking(true).expect("set");
     let channel = Channel::new(ours, Framing::Json, Mark::default()).expect("a channel");
-    let side = app.side(place, "", Some(channel));
+    let side = app.side(number, place, "", Some(channel));
     let worker = side.worker.worker.clone();
     tokio::spawn({
         let worker = worker.clone();
@@ -70,6 +70,11 @@ async fn work(mut ipc: UnixStream, work: Arc<Work>, given: Arc<AtomicUsize>) {
     }
 }
 
+/// Whether something has come that is not read.
+fn waits_in(connection: &OwnedFd) -> bool {
+    rustix::io::ioctl_fionread(connection).is_ok_and(|length| length > 0)
+}
+
 fn connection(ipc: &UnixStream) -> io::Result<OwnedFd> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -88,7 +93,7 @@ async fn a_new_connection_to_a_worker_is_asked_of_the_successor() {
     let app = App::start();
     let mut before = None;
     let (first, place) = app.open_as(|place| {
-        let (side, given) = side(&app, place);
+        let (side, given) = side(&app, 1, place);
         before = Some(given);
         side
     });
@@ -96,7 +101,7 @@ async fn a_new_connection_to_a_worker_is_asked_of_the_successor() {
     // As hyper serves them: of plain ones the second would be passed on, too.
     client.send(get_empty("/last/1/1000") + &get_empty("/fill/2/100")).await;
     until("it is under way", || first.worker.requests() == 1).await;
-    let (second, after) = side(&app, &first.front.places[0]);
+    let (second, after) = side(&app, 1, &first.front.places[0]);
     succeed(&first, &second).await;
     app.work.release.notify_one();
     assert_eq!(client.hear().await, filling(1, 1000));
@@ -110,13 +115,36 @@ async fn a_new_connection_to_a_worker_is_asked_of_the_successor() {
     assert_eq!(second.worker.requests(), 1);
 }
 
+#[tokio::test]
+async fn a_request_whose_worker_ends_goes_to_a_later_one() {
+    let app = App::start();
+    let mut ipc = None;
+    let (first, place) = app.open_as(|place| {
+        let (side, theirs) = connected(&app, 1, place);
+        ipc = Some(theirs);
+        side
+    });
+    let mut client = Talk::to(place).await;
+    client.send(get("/fill/1/1000")).await;
+    let ipc = ipc.expect("it was opened");
+    let taken = ipc.async_io(Interest::READABLE, || connection(&ipc)).await.expect("a connection");
+    (&ipc).try_write(b"{\"cmd\":\"NODE_HANDLE_ACK\"}\n").expect("written");
+    until("it is asked", || waits_in(&taken)).await;
+    let (second, given) = side(&app, 2, &first.front.places[0]);
+    succeed(&first, &second).await;
+    second.front.remove(first.worker.worker.id);
+    drop((taken, ipc));
+    assert_eq!(client.hear().await, filling(1, 1000));
+    assert_eq!(given.load(Ordering::Relaxed), 1);
+}
+
 /// When it is killed in the moment between, the worker has the connection and the client's WebSocket.
 #[tokio::test]
 async fn a_connection_is_noted_before_a_worker_has_it() {
     let (app, heard) = (App::start(), Arc::<Heard>::default());
     let mut ipc = None;
     let (_side, place) = app.open_as(|place| {
-        let (side, theirs) = connected(&app, place);
+        let (side, theirs) = connected(&app, 1, place);
         side.front.take_notes(heard.clone());
         ipc = Some(theirs);
         side

@@ -261,7 +261,7 @@ impl Front {
     /// A connection between two requests, of which nothing has been read.
     pub(super) async fn next_request(self: Arc<Self>, from: Origin, client: Client) {
         let settings = self.settings();
-        self.mark_resting(&settings, &client).rests();
+        if_it_may_rest(&settings, self.mark(descriptor(&client))).rests();
         let stopped = self.stop.is_cancelled();
         let limit = if stopped { Duration::ZERO } else { settings.limits.idle };
         let opening = tokio::select! {
@@ -374,8 +374,9 @@ impl Front {
         ahead: &[u8],
     ) {
         let limits = &settings.limits;
-        self.mark(descriptor(&client)).busy();
-        let mark = self.mark_resting(settings, &client);
+        let mark = self.mark(descriptor(&client));
+        mark.busy();
+        let mark = if_it_may_rest(settings, mark);
         let ends = Ends::of(&client, from.peer);
         let last_word = Arc::default();
         let client = FromClient::new(client, Arc::clone(&last_word));
@@ -393,15 +394,6 @@ impl Front {
                 let client = Ahead::of(&ahead, client);
                 Box::pin(serve::serve(self.clone(), from, client, ends, limits, standing)).await;
             }
-        }
-    }
-
-    /// How a connection is marked that may rest, if it may: what a proxy has said of it first is known
-    /// to this process only.
-    fn mark_resting(&self, settings: &Settings, client: &Client) -> Mark {
-        match settings.route.proxy_protocol {
-            true => Mark::default(),
-            false => self.mark(descriptor(client)),
         }
     }
 
@@ -493,6 +485,12 @@ async fn begin(mut connection: Pin<&mut impl Future<Output = ()>>) -> Poll<()> {
         Poll::Ready(polled.unwrap_or(Poll::Ready(())))
     })
     .await
+}
+
+/// How a connection is marked that rests, if it may: what a proxy has said of it first is known to this
+/// process only.
+fn if_it_may_rest(settings: &Settings, mark: Mark) -> Mark {
+    if settings.route.proxy_protocol { Mark::default() } else { mark }
 }
 
 /// Whose connections are counted together with this one. A proxy has many clients.

@@ -1,7 +1,9 @@
 //! Chooses the worker for a request: that of its session, that of the slot where it belongs, or one
 //! by load.
 
+use std::cell::OnceCell;
 use std::iter;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -133,9 +135,9 @@ impl Front {
         let workers = self.workers.borrow();
         let sessions = lock(&self.sessions);
         // A session may have a connection of its own.
-        let load = |u: &Arc<Upstream>| u.in_flight() + sessions.count(u.worker.id).max(u.given());
-        let mut candidates: Vec<&Arc<Upstream>> =
-            workers.iter().filter(|u| u.takes_new(listener)).collect();
+        let load = |u: &Upstream| u.in_flight() + sessions.count(u.worker.id).max(u.about_given());
+        let takers = workers.iter().filter(|u| u.takes_new(listener));
+        let mut candidates: Vec<Candidate<'_>> = takers.map(Candidate::new).collect();
         prefer(&mut candidates, |u| Some(u.worker.id) != failed);
         // Who belongs somewhere does so with all of its requests.
         if work != Work::Repeatable || affinity != Affinity::Anywhere {
@@ -150,9 +152,9 @@ impl Front {
             prefer(&mut candidates, |u| u.worker.slot == slot);
             prefer(&mut candidates, |u| !u.is_to_go());
         } else if work == Work::Lasting {
-            let most = MAX_SHARE * candidates.iter().map(|u| load(u)).sum::<usize>();
+            let most = MAX_SHARE * candidates.iter().map(|u| u.load(load)).sum::<usize>();
             let n = candidates.len();
-            prefer(&mut candidates, |u| !u.is_to_go() && load(u) * n <= most);
+            prefer(&mut candidates, |u| !u.is_to_go() && u.load(load) * n <= most);
             if balance == Balance::LeastLoaded {
                 prefer(&mut candidates, |u| u.has_room());
             }
@@ -161,10 +163,10 @@ impl Front {
         let at = match balance {
             Balance::RoundRobin => (n > 0).then(|| self.turn.fetch_add(1, Ordering::Relaxed) % n),
             Balance::LeastLoaded => less_loaded(n, fastrand::u64(..), |at| {
-                weighed(load(candidates[at]), candidates[at].started())
+                weighed(candidates[at].load(load), candidates[at].started())
             }),
         };
-        Some(candidates[at?].clone())
+        Some(candidates[at?].upstream.clone())
     }
 
     /// The worker of a session, as far as that is known.
@@ -173,9 +175,34 @@ impl Front {
     }
 }
 
+/// A worker that could be chosen.
+struct Candidate<'a> {
+    upstream: &'a Arc<Upstream>,
+    /// Found out once.
+    load: OnceCell<usize>,
+}
+
+impl<'a> Candidate<'a> {
+    fn new(upstream: &'a Arc<Upstream>) -> Candidate<'a> {
+        Candidate { upstream, load: OnceCell::new() }
+    }
+
+    fn load(&self, load: impl FnOnce(&Upstream) -> usize) -> usize {
+        *self.load.get_or_init(|| load(self.upstream))
+    }
+}
+
+impl Deref for Candidate<'_> {
+    type Target = Upstream;
+
+    fn deref(&self) -> &Upstream {
+        self.upstream
+    }
+}
+
 /// Keeps those of which it is so, unless that leaves none.
-fn prefer(candidates: &mut Vec<&Arc<Upstream>>, is_so: impl Fn(&Arc<Upstream>) -> bool) {
-    if candidates.iter().any(|u| is_so(u)) {
-        candidates.retain(|u| is_so(u));
+fn prefer(candidates: &mut Vec<Candidate<'_>>, is_so: impl Fn(&Candidate<'_>) -> bool) {
+    if candidates.iter().any(&is_so) {
+        candidates.retain(is_so);
     }
 }

@@ -26,13 +26,33 @@ pub struct Sessions {
     next_sweep: Duration,
 }
 
+/// There are as many as there are sessions: times are whole milliseconds, in as few bytes as will do.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     worker: WorkerId,
-    silence: Duration,
-    forgotten_at: Duration,
+    forgotten_at: u64,
+    silence: u32,
     /// Its client is to hear that it is over.
     ended: bool,
+}
+
+impl Entry {
+    fn silence(&self) -> Duration {
+        Duration::from_millis(self.silence.into())
+    }
+
+    /// There is word of it.
+    fn renew(&mut self, now: Duration) {
+        self.forgotten_at = millis(now + self.silence());
+    }
+
+    fn is_forgotten(&self, now: Duration) -> bool {
+        self.forgotten_at <= millis(now)
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Sessions {
@@ -50,9 +70,11 @@ impl Sessions {
         let is_news = known.is_none() || silence.is_some();
         let silence = match silence {
             Some(silence) => silence.min(MAX_SILENCE) + GRACE,
-            None => known.map_or(DEFAULT_SILENCE, |entry| entry.silence),
+            None => known.map_or(DEFAULT_SILENCE, Entry::silence),
         };
-        let entry = Entry { worker, silence, forgotten_at: now + silence, ended: false };
+        let silence = u32::try_from(silence.as_millis()).unwrap_or(u32::MAX);
+        let mut entry = Entry { worker, forgotten_at: 0, silence, ended: false };
+        entry.renew(now);
         *self.counts.entry(worker).or_default() += 1;
         if let Some(before) = self.by_sid.insert(sid.into(), entry) {
             self.uncount(&before);
@@ -63,7 +85,7 @@ impl Sessions {
     /// Those that are not over: whose each is, and how long it may be silent.
     pub fn all(&self) -> impl Iterator<Item = (Box<str>, WorkerId, Duration)> {
         let live = self.by_sid.iter().filter(|(_, entry)| !entry.ended);
-        live.map(|(sid, entry)| (sid.clone(), entry.worker, entry.silence.saturating_sub(GRACE)))
+        live.map(|(sid, entry)| (sid.clone(), entry.worker, entry.silence().saturating_sub(GRACE)))
     }
 
     /// Those that were ended, and in which worker each was.
@@ -104,8 +126,8 @@ impl Sessions {
 
     /// The session's worker, which may be dead.
     pub fn find(&mut self, sid: &str, now: Duration) -> Option<WorkerId> {
-        let entry = self.by_sid.get_mut(sid).filter(|entry| entry.forgotten_at > now)?;
-        entry.forgotten_at = now + entry.silence;
+        let entry = self.by_sid.get_mut(sid).filter(|entry| !entry.is_forgotten(now))?;
+        entry.renew(now);
         Some(entry.worker)
     }
 
@@ -130,7 +152,7 @@ impl Sessions {
         }
         self.next_sweep = now + SWEEP;
         let gone: Vec<Entry> =
-            self.by_sid.extract_if(|_, entry| entry.forgotten_at <= now).map(|(_, e)| e).collect();
+            self.by_sid.extract_if(|_, entry| entry.is_forgotten(now)).map(|(_, e)| e).collect();
         gone.iter().for_each(|entry| self.uncount(entry));
     }
 

@@ -24,7 +24,7 @@ use super::counts::SlotCounts;
 use super::given::{Connection, Given, Speaks};
 use super::half_close::{Sending, ToWorker};
 use super::head::MAX_HEADERS;
-use super::idle::{Idle, Lane};
+use super::idle::{self, Idle};
 use super::pair::{self, Pairs};
 use super::peer::{Ends, Told};
 use super::plain::Bare;
@@ -32,6 +32,7 @@ use super::succession::Successor;
 use super::upload::Upload;
 use crate::sync::lock;
 use crate::worker::Worker;
+use crate::worker::lane::Lane;
 
 /// How long a fresh worker is spared, in seconds: its code is not compiled yet.
 const SLOW_START: f64 = 10.0;
@@ -273,9 +274,14 @@ impl Upstream {
         lock(&self.given).all()
     }
 
-    /// About how many such connections it has.
+    /// How many such connections it has at most.
     pub(super) fn given(&self) -> usize {
         lock(&self.given).len()
+    }
+
+    /// About how many it has, or is yet to take.
+    pub(super) fn about_given(&self) -> usize {
+        lock(&self.given).about() + self.worker.lane().map_or(0, Lane::waiting)
     }
 
     /// Whether it may have some that can be taken back.
@@ -429,7 +435,7 @@ impl Upstream {
     }
 
     /// A connection to the worker that waits for its next request.
-    pub(super) fn waiting(&self, lane: Lane, ends: &Ends) -> Option<Line> {
+    pub(super) fn waiting(&self, lane: idle::Lane, ends: &Ends) -> Option<Line> {
         // One that is not ready still carries a body that its response did not wait for: nobody
         // else's request may wait for that.
         let is_ready = |line: &Line| line.sender.is_ready() && !line.sender.is_closed();
@@ -438,7 +444,7 @@ impl Upstream {
     }
 
     /// One for plain requests.
-    pub(super) fn waiting_bare(&self, lane: Lane, ends: &Ends, now: Instant) -> Option<Bare> {
+    pub(super) fn waiting_bare(&self, lane: idle::Lane, ends: &Ends, now: Instant) -> Option<Bare> {
         lock(&self.bare).take(lane, now, Bare::is_open, |line| ends.are(&line.told))
     }
 
@@ -487,7 +493,7 @@ impl Upstream {
     }
 
     /// Keeps a connection for the next request, for as long as the worker surely does.
-    pub(super) fn keep(&self, lane: Lane, line: Line, keep: Duration) {
+    pub(super) fn keep(&self, lane: idle::Lane, line: Line, keep: Duration) {
         let now = Instant::now();
         let is_closed = |line: &Line| line.sender.is_closed() || line.sending.is_last();
         if !is_closed(&line) {
@@ -496,7 +502,7 @@ impl Upstream {
     }
 
     /// The same for one of plain requests, whose answer began to come `now`.
-    pub(super) fn keep_bare(&self, lane: Lane, line: Bare, keep: Duration, now: Instant) {
+    pub(super) fn keep_bare(&self, lane: idle::Lane, line: Bare, keep: Duration, now: Instant) {
         lock(&self.bare).put(lane, line, now + keep, now, |line| !line.is_open());
     }
 

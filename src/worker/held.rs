@@ -20,6 +20,14 @@ pub struct Place {
     pub descriptor: RawFd,
 }
 
+impl Place {
+    /// One in this process.
+    #[cfg(test)]
+    pub fn of_ours(descriptor: RawFd) -> Place {
+        Place { process: rustix::process::getpid(), descriptor }
+    }
+}
+
 /// The sockets of these processes, by inode.
 pub fn sockets(processes: &[Pid]) -> HashMap<u64, Place> {
     let mut sockets = HashMap::new();

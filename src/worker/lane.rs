@@ -138,6 +138,10 @@ impl Lane {
 
     /// How many connections the worker has not taken.
     pub fn waiting(&self) -> usize {
+        if self.waiting.load(Ordering::Relaxed) == 0 {
+            return 0;
+        }
+        let _none_is_sent = lock(&self.state);
         let waiting = rustix::io::ioctl_fionread(&self.theirs).map_or(0, |bytes| bytes as usize);
         self.waiting.store(waiting, Ordering::Relaxed);
         waiting

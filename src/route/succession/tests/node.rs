@@ -128,7 +128,7 @@ async fn a_request_whose_worker_ends_goes_to_a_later_one() {
     client.send(get("/fill/1/1000")).await;
     let ipc = ipc.expect("it was opened");
     let taken = ipc.async_io(Interest::READABLE, || connection(&ipc)).await.expect("a connection");
-    (&ipc).try_write(b"{\"cmd\":\"NODE_HANDLE_ACK\"}\n").expect("written");
+    ipc.try_write(b"{\"cmd\":\"NODE_HANDLE_ACK\"}\n").expect("written");
     until("it is asked", || waits_in(&taken)).await;
     let (second, given) = side(&app, 2, &first.front.places[0]);
     succeed(&first, &second).await;

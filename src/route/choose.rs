@@ -135,7 +135,9 @@ impl Front {
         let workers = self.workers.borrow();
         let sessions = lock(&self.sessions);
         // A session may have a connection of its own.
-        let load = |u: &Upstream| u.in_flight() + sessions.count(u.worker.id).max(u.about_given());
+        let load = |u: &Upstream| {
+            u.in_flight() + sessions.count(u.worker.id).max(u.given()) + u.yet_to_take()
+        };
         let takers = workers.iter().filter(|u| u.takes_new(listener));
         let mut candidates: Vec<Candidate<'_>> = takers.map(Candidate::new).collect();
         prefer(&mut candidates, |u| Some(u.worker.id) != failed);
@@ -152,6 +154,7 @@ impl Front {
             prefer(&mut candidates, |u| u.worker.slot == slot);
             prefer(&mut candidates, |u| !u.is_to_go());
         } else if work == Work::Lasting {
+            self.compares(&workers);
             let most = MAX_SHARE * candidates.iter().map(|u| u.load(load)).sum::<usize>();
             let n = candidates.len();
             prefer(&mut candidates, |u| !u.is_to_go() && u.load(load) * n <= most);

@@ -18,7 +18,7 @@ use super::access_log::AccessLog;
 use super::admission::Admission;
 use super::counts::{Counts, SlotCounts};
 use super::forward::Forwarding;
-use super::given::Speaks;
+use super::given::{Looks, Speaks};
 use super::head::Session;
 use super::notes::Notes;
 use super::pair::Pairs;
@@ -67,6 +67,7 @@ pub struct Front {
     pub(super) pairs: Pairs,
     pub(super) workers: watch::Sender<Vec<Arc<Upstream>>>,
     pub(super) sessions: Mutex<Sessions>,
+    pub(super) looks: Arc<Mutex<Looks>>,
     /// Requests that wait to hear of their session.
     pub(super) parked: Mutex<HashMap<String, Arc<Notify>>>,
     /// Polls that wait to hear of their session's end.
@@ -104,6 +105,7 @@ impl Front {
             pairs: Pairs::new()?,
             workers: watch::Sender::default(),
             sessions: Mutex::default(),
+            looks: Arc::default(),
             parked: Mutex::default(),
             polls: Mutex::default(),
             next_disconnect: tokio::sync::Mutex::new(tokio::time::Instant::now()),

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::front::Front;
 use super::peer::Peer;
 use super::upstream::{ListenerId, Upstream};
+use crate::sync::lock;
 use crate::worker;
 use crate::worker::held::Place;
 
@@ -115,187 +116,196 @@ impl Front {
 /// So many have to be new before it is looked which of all still exist,
 const NEW: usize = 64;
 
-/// and so much time has to have passed, compared with what the last look took.
+/// or so much time has to have passed: a worker that nothing is sent to seems as busy as it was.
+const BELIEVED: Duration = Duration::from_secs(1);
+
+/// In any case it is not done before so much time has passed, compared with what the last look took.
 const PATIENCE: u32 = 100;
 
 /// So many of the newest are remembered in their order: as many as can be on their way, and more.
 const NEWEST: usize = 512;
 
-/// A share says something when it is of so many at least.
-const SOME: usize = 16;
+/// For so long after it was sent nobody says that a connection is over because it is nowhere to be seen:
+/// between the lane and a worker's descriptors there is a moment at which it is in neither.
+const YOUNG: Duration = Duration::from_millis(100);
 
-/// The connections of one worker. Those that have ended since are forgotten now and then.
-#[derive(Debug)]
+/// The connections of one worker. Those that have ended since are forgotten now and then. Pure: time is
+/// an argument.
+#[derive(Debug, Default)]
 pub(super) struct Given {
-    /// Those that were still there at the last look.
-    seen: HashMap<u64, Speaks>,
-    /// Those since.
-    new: HashMap<u64, Speaks>,
-    newest: VecDeque<u64>,
-    /// Of the new ones, such a share was still there at the last looks.
-    lasting: f64,
-    looking: bool,
-    not_before: Option<Instant>,
-}
-
-impl Default for Given {
-    fn default() -> Given {
-        Given {
-            seen: HashMap::new(),
-            new: HashMap::new(),
-            newest: VecDeque::new(),
-            lasting: 1.0,
-            looking: false,
-            not_before: None,
-        }
-    }
+    by_inode: HashMap<u64, Speaks>,
+    newest: VecDeque<(u64, Instant)>,
+    /// So many since the last look.
+    new: usize,
 }
 
 impl Given {
-    /// One more. Whether it is time to look which there still are.
-    pub(super) fn add(&mut self, inode: u64, speaks: Speaks) -> bool {
-        self.seen.remove(&inode);
-        self.new.insert(inode, speaks);
+    /// One more.
+    pub(super) fn add(&mut self, inode: u64, speaks: Speaks, now: Instant) {
+        self.by_inode.insert(inode, speaks);
         if self.newest.len() == NEWEST {
             self.newest.pop_front();
         }
-        self.newest.push_back(inode);
-        let rested = || self.not_before.is_none_or(|at| at <= Instant::now());
-        let due = self.new.len() >= NEW && !self.looking && rested();
-        self.looking |= due;
-        due
+        self.newest.push_back((inode, now));
+        self.new += 1;
     }
 
     /// It has not got this one.
     pub(super) fn remove(&mut self, inode: u64) -> Option<Speaks> {
-        self.new.remove(&inode).or_else(|| self.seen.remove(&inode))
+        self.by_inode.remove(&inode)
     }
 
     /// How many there are at most.
     pub(super) fn len(&self) -> usize {
-        self.seen.len() + self.new.len()
-    }
-
-    /// About how many there are: of those of which nothing is known, as many as of earlier ones.
-    pub(super) fn about(&self) -> usize {
-        self.seen.len() + (self.new.len() as f64 * self.lasting) as usize
+        self.by_inode.len()
     }
 
     /// Whether there may be one that can be taken back.
     pub(super) fn has_http(&self) -> bool {
-        self.by_inode().any(|(_, speaks)| matches!(speaks, Speaks::Http(_)))
+        self.by_inode.values().any(|speaks| matches!(speaks, Speaks::Http(_)))
     }
 
     /// All of them.
     pub(super) fn all(&self) -> Vec<(u64, Speaks)> {
-        self.by_inode().map(|(inode, speaks)| (*inode, speaks.clone())).collect()
-    }
-
-    fn by_inode(&self) -> impl Iterator<Item = (&u64, &Speaks)> {
-        self.seen.iter().chain(&self.new)
+        self.by_inode.iter().map(|(inode, speaks)| (*inode, speaks.clone())).collect()
     }
 
     /// Those that there may be, but for the newest, of which so many are yet to be taken: what to look
     /// for.
-    pub(super) fn known(&self, yet_to_take: usize) -> Vec<u64> {
-        let on_their_way: HashSet<u64> =
-            self.newest.iter().rev().take(yet_to_take).copied().collect();
-        let all = self.by_inode().map(|(inode, _)| *inode);
+    pub(super) fn known(&self, yet_to_take: usize, now: Instant) -> Vec<u64> {
+        let newest = self.newest.iter().rev().enumerate();
+        let on_their_way: HashSet<u64> = newest
+            .take_while(|(n, (_, at))| {
+                *n < yet_to_take || now.saturating_duration_since(*at) < YOUNG
+            })
+            .map(|(_, (inode, _))| *inode)
+            .collect();
+        let all = self.by_inode.keys().copied();
         all.filter(|inode| !on_their_way.contains(inode)).collect()
     }
 
-    /// Of those that were `known`, these still exist. To find that out took so long.
+    /// Of those that were `known`, these still exist.
     pub(super) fn looked(
         &mut self,
         known: &[u64],
         sockets: &HashMap<u64, Place>,
-        took: Duration,
     ) -> Vec<Connection> {
-        let (mut new, mut lasting) = (0, 0);
-        for inode in known {
-            let is_there = sockets.contains_key(inode);
-            if let Some(speaks) = self.new.remove(inode) {
-                new += 1;
-                if is_there {
-                    lasting += 1;
-                    self.seen.insert(*inode, speaks);
-                }
-            } else if !is_there {
-                self.seen.remove(inode);
-            }
+        for inode in known.iter().filter(|inode| !sockets.contains_key(inode)) {
+            self.by_inode.remove(inode);
         }
-        if new >= SOME {
-            self.lasting = f64::midpoint(self.lasting, f64::from(lasting) / new as f64);
-        }
-        self.new.shrink_to(NEW);
-        self.looking = false;
-        self.not_before = Some(Instant::now() + took * PATIENCE);
+        self.new = 0;
         let connection = |inode: &u64| {
-            let (speaks, place) = (self.seen.get(inode)?.clone(), *sockets.get(inode)?);
+            let (speaks, place) = (self.by_inode.get(inode)?.clone(), *sockets.get(inode)?);
             Some(Connection { inode: *inode, speaks, place })
         };
         known.iter().filter_map(connection).collect()
     }
 }
 
+/// When it is looked which connections all workers still have. At all of them at the same time: one that
+/// has just been looked at would seem less busy than another, and would be given everything.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    looking: bool,
+    /// When the last one ended, and how long it took.
+    last: Option<(Instant, Duration)>,
+}
+
+impl Looks {
+    /// Whether somebody has to look, which is expected from then on; these are all workers'.
+    fn begin<'a>(
+        &mut self,
+        all: impl Iterator<Item = MutexGuard<'a, Given>>,
+        now: Instant,
+    ) -> bool {
+        let since = |(at, _)| now.saturating_duration_since(at);
+        let rested = |last: (Instant, Duration)| since(last) >= last.1 * PATIENCE;
+        if self.looking || !self.last.is_none_or(rested) {
+            return false;
+        }
+        let is_old = self.last.is_none_or(|last| since(last) >= BELIEVED);
+        let is_due = |given: MutexGuard<'_, Given>| given.new >= NEW || is_old && given.len() > 0;
+        self.looking = { all }.any(is_due);
+        self.looking
+    }
+
+    fn end(&mut self, began: Instant, now: Instant) {
+        *self = Looks { looking: false, last: Some((now, now.saturating_duration_since(began))) };
+    }
+}
+
+impl Front {
+    /// Something that lasts is about to be given to one of these by how many each has: has it looked up,
+    /// if it is time.
+    pub(super) fn compares(self: &Front, workers: &[Arc<Upstream>]) {
+        let all = workers.iter().map(|upstream| lock(&upstream.given));
+        if !lock(&self.looks).begin(all, Instant::now()) {
+            return;
+        }
+        let (looks, workers) = (self.looks.clone(), workers.to_vec());
+        tokio::task::spawn_blocking(move || {
+            let began = Instant::now();
+            let seen: Vec<_> = workers.iter().map(|upstream| upstream.sees()).collect();
+            for (upstream, (known, sockets)) in workers.iter().zip(&seen) {
+                lock(&upstream.given).looked(known, sockets);
+            }
+            lock(&looks).end(began, Instant::now());
+        });
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
-    /// What a look sees in which these are there.
     fn sees(inodes: impl IntoIterator<Item = u64>) -> HashMap<u64, Place> {
         inodes.into_iter().map(|inode| (inode, Place::of_ours(3))).collect()
     }
 
-    /// A worker with connections that last, which is then given others that don't.
-    fn given() -> Given {
+    fn given(inodes: impl IntoIterator<Item = u64>, now: Instant) -> Given {
         let mut given = Given::default();
-        for inode in 0..100 {
-            given.add(inode, Speaks::WebSocket);
-        }
-        given.looked(&given.known(0), &sees(0..100), Duration::ZERO);
+        inodes.into_iter().for_each(|inode| given.add(inode, Speaks::WebSocket, now));
         given
     }
 
     #[test]
-    fn as_many_new_ones_count_as_have_lasted_before() {
-        let mut given = given();
-        assert_eq!((given.about(), given.len()), (100, 100));
-        for look in 1..20 {
-            for n in 0..200 {
-                given.add(1000 * look + n, Speaks::Other);
-            }
-            assert_eq!(given.len(), 300);
-            let found = given.looked(&given.known(0), &sees(0..100), Duration::ZERO);
-            assert_eq!((found.len(), given.len()), (100, 100), "what is over is forgotten");
-        }
-        for n in 0..200 {
-            given.add(1_000_000 + n, Speaks::Other);
-        }
-        assert_eq!((given.about(), given.len()), (100, 300));
-    }
-
-    #[test]
     fn those_that_are_on_their_way_are_not_looked_for() {
-        let mut given = given();
-        for inode in 100..150 {
-            given.add(inode, Speaks::WebSocket);
-        }
-        let known = given.known(30);
+        let now = Instant::now();
+        let mut one = given(0..150, now);
+        assert!(one.known(0, now).is_empty(), "all of them may just be arriving");
+        let later = now + YOUNG;
+        let known = one.known(30, later);
         assert_eq!(known.len(), 120);
-        given.looked(&known, &sees([]), Duration::ZERO);
-        assert_eq!(given.len(), 30);
-        assert!(given.remove(149).is_some() && given.remove(149).is_none());
+        assert_eq!(one.looked(&known, &sees(0..10)).len(), 10);
+        assert_eq!(one.len(), 40, "what is over is forgotten");
+        assert!(one.remove(149).is_some() && one.remove(149).is_none());
+        let known = one.known(0, later);
+        one.looked(&known, &sees([]));
+        assert_eq!(one.len(), 0);
     }
 
     #[test]
-    fn few_say_nothing() {
-        let mut given = given();
-        given.add(100, Speaks::WebSocket);
-        given.looked(&given.known(0), &sees(0..100), Duration::ZERO);
-        for inode in 200..300 {
-            given.add(inode, Speaks::WebSocket);
+    fn a_count_is_believed_until_there_is_much_new_or_it_is_old() {
+        fn begins(looks: &mut Looks, given: &Mutex<Given>, now: Instant) -> bool {
+            looks.begin([lock(given)].into_iter(), now)
         }
-        assert_eq!(given.about(), 200);
+        let now = Instant::now();
+        let (none, few, many) = (given([], now), given([1], now), given(0..NEW as u64, now));
+        let [none, few, many] = [none, few, many].map(Mutex::new);
+        let mut looks = Looks::default();
+        assert!(!begins(&mut looks, &none, now), "none can't be fewer");
+        assert!(begins(&mut looks, &few, now));
+        assert!(!begins(&mut looks, &many, now), "somebody looks");
+        looks.end(now, now);
+        assert!(!begins(&mut looks, &few, now));
+        assert!(begins(&mut looks, &many, now));
+        looks.end(now, now);
+        assert!(begins(&mut looks, &few, now + BELIEVED));
+        looks.end(now, now + BELIEVED);
+        let then = now + BELIEVED * (1 + PATIENCE);
+        assert!(!begins(&mut looks, &many, then - YOUNG), "one that takes long is rare");
+        assert!(begins(&mut looks, &many, then));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::front::Front;
 use super::given::Speaks;
@@ -10,9 +11,6 @@ use super::upstream::{ListenerId, Upstream};
 use crate::listen::watch;
 use crate::sync::lock;
 use crate::worker::lane::{self, Lane};
-
-/// What may still become of others while one is sent: so many more than wait count as on their way.
-const MARGIN: usize = 8;
 
 impl Upstream {
     /// The lane by which connections come to its servers, if they do.
@@ -59,23 +57,18 @@ impl Upstream {
         let Some(lane) = self.lane() else { return Err(fd) };
         let server = lock(&self.servers).get(&listener).and_then(|key| lane::server_of(key));
         let Some(server) = server else { return Err(fd) };
-        self.has(inode, speaks.clone()); // before it may come back
-        match lane.give(server, fd) {
-            Ok(()) => self.counts.handed_over.count(speaks.into()),
-            Err(fd) => {
-                lock(&self.given).remove(inode);
-                return Err(fd);
-            }
-        }
+        // Who looks meanwhile, and who takes it back, waits until both is done.
+        let mut given = lock(&self.given);
+        lane.give(server, fd)?;
+        given.add(inode, speaks.clone(), Instant::now());
+        drop(given);
+        self.counts.handed_over.count(speaks.into());
         Ok(())
     }
 
-    /// How many of the connections that it was given it may not have yet.
+    /// How many of the connections that it was given it has not taken.
     pub(super) fn yet_to_take(&self) -> usize {
-        match self.worker.lane().map(Lane::waiting) {
-            None | Some(0) => 0,
-            Some(waiting) => waiting + MARGIN,
-        }
+        self.worker.lane().map_or(0, Lane::waiting)
     }
 }
 

@@ -24,7 +24,7 @@ use super::counts::SlotCounts;
 use super::given::{Connection, Given, Speaks};
 use super::half_close::{Sending, ToWorker};
 use super::head::MAX_HEADERS;
-use super::idle::{self, Idle};
+use super::idle::{Idle, Lane};
 use super::pair::{self, Pairs};
 use super::peer::{Ends, Told};
 use super::plain::Bare;
@@ -32,7 +32,7 @@ use super::succession::Successor;
 use super::upload::Upload;
 use crate::sync::lock;
 use crate::worker::Worker;
-use crate::worker::lane::Lane;
+use crate::worker::held::Place;
 
 /// How long a fresh worker is spared, in seconds: its code is not compiled yet.
 const SLOW_START: f64 = 10.0;
@@ -264,10 +264,7 @@ impl Upstream {
 
     /// It has this connection of a client's.
     pub(super) fn has(self: &Arc<Self>, inode: u64, speaks: Speaks) {
-        if lock(&self.given).add(inode, speaks) {
-            let this = self.clone();
-            tokio::task::spawn_blocking(move || this.look());
-        }
+        lock(&self.given).add(inode, speaks, Instant::now());
     }
 
     pub(super) fn given_by_inode(&self) -> Vec<(u64, Speaks)> {
@@ -277,11 +274,6 @@ impl Upstream {
     /// How many such connections it has at most.
     pub(super) fn given(&self) -> usize {
         lock(&self.given).len()
-    }
-
-    /// About how many it has, or is yet to take.
-    pub(super) fn about_given(&self) -> usize {
-        lock(&self.given).about() + self.worker.lane().map_or(0, Lane::waiting)
     }
 
     /// Whether it may have some that can be taken back.
@@ -306,10 +298,14 @@ impl Upstream {
     /// Those of the connections that it was given which it still has. Takes a moment when there
     /// are many.
     pub(super) fn look(&self) -> Vec<Connection> {
-        let known = lock(&self.given).known(self.yet_to_take());
-        let begun = Instant::now();
-        let sockets = self.worker.sockets();
-        lock(&self.given).looked(&known, &sockets, begun.elapsed())
+        let (known, sockets) = self.sees();
+        lock(&self.given).looked(&known, &sockets)
+    }
+
+    /// What is known of them, and all sockets that it has open.
+    pub(super) fn sees(&self) -> (Vec<u64>, HashMap<u64, Place>) {
+        let known = lock(&self.given).known(self.yet_to_take(), Instant::now());
+        (known, self.worker.sockets())
     }
 
     /// A tunnel to the worker; its end can be asked for, and is when it is dropped.
@@ -435,7 +431,7 @@ impl Upstream {
     }
 
     /// A connection to the worker that waits for its next request.
-    pub(super) fn waiting(&self, lane: idle::Lane, ends: &Ends) -> Option<Line> {
+    pub(super) fn waiting(&self, lane: Lane, ends: &Ends) -> Option<Line> {
         // One that is not ready still carries a body that its response did not wait for: nobody
         // else's request may wait for that.
         let is_ready = |line: &Line| line.sender.is_ready() && !line.sender.is_closed();
@@ -444,7 +440,7 @@ impl Upstream {
     }
 
     /// One for plain requests.
-    pub(super) fn waiting_bare(&self, lane: idle::Lane, ends: &Ends, now: Instant) -> Option<Bare> {
+    pub(super) fn waiting_bare(&self, lane: Lane, ends: &Ends, now: Instant) -> Option<Bare> {
         lock(&self.bare).take(lane, now, Bare::is_open, |line| ends.are(&line.told))
     }
 
@@ -493,7 +489,7 @@ impl Upstream {
     }
 
     /// Keeps a connection for the next request, for as long as the worker surely does.
-    pub(super) fn keep(&self, lane: idle::Lane, line: Line, keep: Duration) {
+    pub(super) fn keep(&self, lane: Lane, line: Line, keep: Duration) {
         let now = Instant::now();
         let is_closed = |line: &Line| line.sender.is_closed() || line.sending.is_last();
         if !is_closed(&line) {
@@ -502,7 +498,7 @@ impl Upstream {
     }
 
     /// The same for one of plain requests, whose answer began to come `now`.
-    pub(super) fn keep_bare(&self, lane: idle::Lane, line: Bare, keep: Duration, now: Instant) {
+    pub(super) fn keep_bare(&self, lane: Lane, line: Bare, keep: Duration, now: Instant) {
         lock(&self.bare).put(lane, line, now + keep, now, |line| !line.is_open());
     }
 

@@ -172,14 +172,9 @@ impl Given {
 
     /// Those that there may be, but for the newest, of which so many are yet to be taken: what to look
     /// for.
-    pub(super) fn known(&self, yet_to_take: usize, now: Instant) -> Vec<u64> {
-        let newest = self.newest.iter().rev().enumerate();
-        let on_their_way: HashSet<u64> = newest
-            .take_while(|(n, (_, at))| {
-                *n < yet_to_take || now.saturating_duration_since(*at) < YOUNG
-            })
-            .map(|(_, (inode, _))| *inode)
-            .collect();
+    pub(super) fn known(&self, yet_to_take: usize) -> Vec<u64> {
+        let newest = self.newest.iter().rev().map(|(inode, _)| *inode);
+        let on_their_way: HashSet<u64> = newest.take(yet_to_take).collect();
         let all = self.by_inode.keys().copied();
         all.filter(|inode| !on_their_way.contains(inode)).collect()
     }
@@ -189,9 +184,16 @@ impl Given {
         &mut self,
         known: &[u64],
         sockets: &HashMap<u64, Place>,
+        now: Instant,
     ) -> Vec<Connection> {
-        for inode in known.iter().filter(|inode| !sockets.contains_key(inode)) {
-            self.by_inode.remove(inode);
+        let is_young = |at: Instant| now.saturating_duration_since(at) < YOUNG;
+        let newest = self.newest.iter().rev();
+        let young: HashSet<u64> =
+            newest.take_while(|(_, at)| is_young(*at)).map(|(inode, _)| *inode).collect();
+        for inode in known {
+            if !sockets.contains_key(inode) && !young.contains(inode) {
+                self.by_inode.remove(inode);
+            }
         }
         self.new = 0;
         let connection = |inode: &u64| {
@@ -247,7 +249,7 @@ impl Front {
             let began = Instant::now();
             let seen: Vec<_> = workers.iter().map(|upstream| upstream.sees()).collect();
             for (upstream, (known, sockets)) in workers.iter().zip(&seen) {
-                lock(&upstream.given).looked(known, sockets);
+                lock(&upstream.given).looked(known, sockets, began);
             }
             lock(&looks).end(began, Instant::now());
         });
@@ -271,18 +273,19 @@ mod tests {
     }
 
     #[test]
-    fn those_that_are_on_their_way_are_not_looked_for() {
+    fn those_that_are_on_their_way_are_not_over() {
         let now = Instant::now();
         let mut one = given(0..150, now);
-        assert!(one.known(0, now).is_empty(), "all of them may just be arriving");
-        let later = now + YOUNG;
-        let known = one.known(30, later);
+        let known = one.known(30);
         assert_eq!(known.len(), 120);
-        assert_eq!(one.looked(&known, &sees(0..10)).len(), 10);
+        assert_eq!(one.looked(&known, &sees(0..10), now).len(), 10);
+        assert_eq!(one.len(), 150, "all of them may just be arriving");
+        let later = now + YOUNG;
+        assert_eq!(one.looked(&known, &sees(0..10), later).len(), 10);
         assert_eq!(one.len(), 40, "what is over is forgotten");
         assert!(one.remove(149).is_some() && one.remove(149).is_none());
-        let known = one.known(0, later);
-        one.looked(&known, &sees([]));
+        let known = one.known(0);
+        one.looked(&known, &sees([]), later);
         assert_eq!(one.len(), 0);
     }
 

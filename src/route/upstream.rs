@@ -298,13 +298,14 @@ impl Upstream {
     /// Those of the connections that it was given which it still has. Takes a moment when there
     /// are many.
     pub(super) fn look(&self) -> Vec<Connection> {
+        let began = Instant::now();
         let (known, sockets) = self.sees();
-        lock(&self.given).looked(&known, &sockets)
+        lock(&self.given).looked(&known, &sockets, began)
     }
 
     /// What is known of them, and all sockets that it has open.
     pub(super) fn sees(&self) -> (Vec<u64>, HashMap<u64, Place>) {
-        let known = lock(&self.given).known(self.yet_to_take(), Instant::now());
+        let known = lock(&self.given).known(self.yet_to_take());
         (known, self.worker.sockets())
     }
 

@@ -133,6 +133,9 @@ impl Front {
         failed: Option<WorkerId>,
     ) -> Option<Arc<Upstream>> {
         let workers = self.workers.borrow();
+        if work == Work::Lasting {
+            self.compares(&workers);
+        }
         let sessions = lock(&self.sessions);
         // A session may have a connection of its own.
         let load = |u: &Upstream| {
@@ -154,7 +157,6 @@ impl Front {
             prefer(&mut candidates, |u| u.worker.slot == slot);
             prefer(&mut candidates, |u| !u.is_to_go());
         } else if work == Work::Lasting {
-            self.compares(&workers);
             let most = MAX_SHARE * candidates.iter().map(|u| u.load(load)).sum::<usize>();
             let n = candidates.len();
             prefer(&mut candidates, |u| !u.is_to_go() && u.load(load) * n <= most);

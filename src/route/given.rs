@@ -179,14 +179,14 @@ impl Given {
         all.filter(|inode| !on_their_way.contains(inode)).collect()
     }
 
-    /// Of those that were `known`, these still exist.
+    /// Of those that were `known` when it began to be looked, these still exist.
     pub(super) fn looked(
         &mut self,
         known: &[u64],
         sockets: &HashMap<u64, Place>,
-        now: Instant,
+        began: Instant,
     ) -> Vec<Connection> {
-        let is_young = |at: Instant| now.saturating_duration_since(at) < YOUNG;
+        let is_young = |at: Instant| began.saturating_duration_since(at) < YOUNG;
         let newest = self.newest.iter().rev();
         let young: HashSet<u64> =
             newest.take_while(|(_, at)| is_young(*at)).map(|(inode, _)| *inode).collect();
@@ -237,8 +237,8 @@ impl Looks {
 }
 
 impl Front {
-    /// Something that lasts is about to be given to one of these by how many each has: has it looked up,
-    /// if it is time.
+    /// Something that lasts is about to be given to one of these: has it looked up which they still have, if
+    /// it is time.
     pub(super) fn compares(self: &Front, workers: &[Arc<Upstream>]) {
         let all = workers.iter().map(|upstream| lock(&upstream.given));
         if !lock(&self.looks).begin(all, Instant::now()) {
@@ -258,9 +258,14 @@ impl Front {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::sync::Mutex;
 
+    use super::super::affinity::Affinity;
+    use super::super::choose::Work;
     use super::*;
+    use crate::config::{Balance, Config};
+    use crate::worker::{Worker, WorkerId};
 
     fn sees(inodes: impl IntoIterator<Item = u64>) -> HashMap<u64, Place> {
         inodes.into_iter().map(|inode| (inode, Place::of_ours(3))).collect()
@@ -310,5 +315,26 @@ mod tests {
         let then = now + BELIEVED * (1 + PATIENCE);
         assert!(!begins(&mut looks, &many, then - YOUNG), "one that takes long is rare");
         assert!(begins(&mut looks, &many, then));
+    }
+
+    /// Wherever a client belongs: none of it may stay for ever.
+    #[tokio::test]
+    async fn what_is_over_is_forgotten_also_where_load_does_not_decide() {
+        let text = "exec = ['worker']\nlisten = ['8080']\n";
+        let config = Config::parse(Path::new("/app.toml"), text).expect("a good configuration");
+        let front = Front::new(&config, None, Vec::new()).expect("a front-end");
+        let worker = Worker::new(WorkerId(1), 0, std::process::id(), None, None);
+        let upstream = Arc::new(Upstream::new(Arc::new(worker), front.slot(0)));
+        upstream.open_private("worker".into());
+        front.add(upstream.clone());
+        upstream.has(u64::MAX, Speaks::Other); // nobody's
+        let forgotten = async {
+            while upstream.given() > 0 {
+                let here = (Affinity::Slot(0), Work::Lasting);
+                front.pick(ListenerId(0), Balance::LeastLoaded, here.0, here.1, None);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), forgotten).await.expect("in time");
     }
 }

@@ -348,7 +348,7 @@ impl Upstream {
     /// The worker has closed its server. What it was only told to listen no more with still takes
     /// what it is given.
     pub fn close_server(&self, key: &str) {
-        if self.shared.get().is_none() || !self.draining.load(Ordering::Relaxed) {
+        if self.shared.get().is_none() || self.is_open() {
             lock(&self.servers).retain(|_, other| other != key);
         }
     }
